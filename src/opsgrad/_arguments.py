@@ -1,0 +1,183 @@
+"""Taking in the arrays of a call: whose they are, whether they fit, and where they run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opsgrad._errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    LabelError,
+    MixedBackendsError,
+    ShapeError,
+)
+from opsgrad._shapes import known, same_shape, without_axis
+from opsgrad._signature import Argument, Role, Shape
+from opsgrad._typing import Array, DType
+from opsgrad.backends import backend_of, get_backend
+from opsgrad.backends.protocol import Backend
+
+
+@dataclass(slots=True)
+class Source:
+    """An array as the caller passed it.
+
+    A list or a number is `weak`: it comes as a NumPy array and takes the data type of the others.
+    """
+
+    argument: Argument
+    array: Array
+    backend: Backend
+    weak: bool
+
+    @property
+    def name(self) -> str:
+        """The argument's name."""
+        return self.argument.name
+
+    @property
+    def shape(self) -> Shape:
+        """The array's shape."""
+        return tuple(self.array.shape)
+
+
+def admit(op: str, arguments: Sequence[Argument], values: Sequence[Any]) -> list[Source]:
+    """Return the arrays of a call that are there, or raise if one is no array of numbers."""
+    sources = [
+        _source(op, argument, value)
+        for argument, value in zip(arguments, values, strict=True)
+        if value is not None
+    ]
+    for source in sources:
+        check_kind(op, source)
+    return sources
+
+
+def _source(op: str, argument: Argument, value: Any) -> Source:
+    backend = backend_of(value)
+    if backend is not None:
+        return Source(argument, backend.normalize(value), backend, weak=False)
+    if not isinstance(value, list | tuple | bool | int | float | complex):
+        raise ArgumentError(
+            f"{op}: {argument.name} must be an array, a list or a number, "
+            f"got {value!r} of type {type(value).__name__}"
+        )
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{op}: {argument.name} is no rectangular list: {error}") from None
+    if array.size == 0 and argument.role is Role.LABELS:
+        array = array.astype(np.int64)
+    return Source(argument, array, get_backend("numpy"), weak=True)
+
+
+def check_kind(op: str, source: Source) -> None:
+    """Raise unless an array holds the kind of numbers that its role asks for."""
+    kind = source.backend.kind(source.array.dtype)
+    if source.argument.role is Role.LABELS:
+        if kind != "integer":
+            raise DTypeError(
+                f"{op}: {source.name} must be integers, got data type {source.array.dtype}"
+            )
+    elif kind not in ("floating", "integer"):
+        raise DTypeError(
+            f"{op}: {source.name} must be real numbers, got data type {source.array.dtype}"
+        )
+
+
+def home_of(op: str, sources: Sequence[Source]) -> Backend:
+    """Return the backend that the arrays belong to, or raise if there are two."""
+    strong = [source for source in sources if not source.weak]
+    if not strong:
+        return get_backend("numpy")
+    home = strong[0].backend
+    if all(source.backend is home for source in strong):
+        _check_devices(op, strong)
+        return home
+    names = {source.backend.name for source in strong}
+    if names == {"numpy", "dask"}:  # Dask takes NumPy arrays in
+        return get_backend("dask")
+    described = ", ".join(f"{source.name} is of {source.backend.name}" for source in strong)
+    raise MixedBackendsError(
+        f"{op}: all arrays must belong to one backend, but {described}; pass backend=NAME to move "
+        "them all to one"
+    )
+
+
+def _check_devices(op: str, strong: Sequence[Source]) -> None:
+    if len(strong) < 2:
+        return
+    devices = [source.backend.device(source.array) for source in strong]
+    if any(device != devices[0] for device in devices):
+        described = ", ".join(
+            f"{source.name} is on {device}" for source, device in zip(strong, devices, strict=True)
+        )
+        raise DeviceError(f"{op}: all arrays must be on one device, but {described}")
+
+
+def check_fit(op: str, sources: Sequence[Source], axis: int) -> None:
+    """Check the shapes of targets and labels against the first array, and the labels' values."""
+    first = sources[0]
+    for source in sources[1:]:
+        if source.argument.role is Role.TARGETS and not same_shape(source.shape, first.shape):
+            raise ShapeError(
+                f"{op}: {source.name} must have the shape of {first.name}, {first.shape}, "
+                f"got {source.shape}"
+            )
+        if source.argument.role is Role.LABELS:
+            _check_labels(op, first, source, axis)
+
+
+def _check_labels(op: str, first: Source, labels: Source, axis: int) -> None:
+    expected = without_axis(first.shape, axis)
+    if not same_shape(labels.shape, expected):
+        raise ShapeError(
+            f"{op}: {labels.name} must have the shape of {first.name} without axis {axis}, "
+            f"{expected}, got {labels.shape}"
+        )
+    classes = first.shape[axis]
+    values = labels.backend.values_now(labels.array)
+    if values is None or values.size == 0 or not known(classes):
+        return
+    bad = (values < 0) | (values >= classes)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise LabelError(
+            f"{op}: {labels.name} must lie in [0, {classes}) for {first.name} of shape "
+            f"{first.shape}, got {values[place]}" + (f" at index {place}" if place else "")
+        )
+
+
+def floating_dtypes(backend: Backend, sources: Sequence[Source]) -> tuple[DType, DType]:
+    """Return the data types of the result and of the computation, from the arrays as they are."""
+    return backend.floating_dtypes(
+        tuple(
+            source.array.dtype
+            for source in sources
+            if source.argument.role is not Role.LABELS and not source.weak
+        )
+    )
+
+
+def place(sources: Sequence[Source], target: Backend) -> tuple[DType, DType, Any]:
+    """Move the arrays to `target` and settle the data types of result and computation.
+
+    Returns these and the device.
+    """
+    for source in sources:
+        if not source.weak and source.backend is not target:
+            source.array = target.asarray(source.backend.to_numpy(source.array))
+            source.backend = target
+    result, compute = floating_dtypes(target, sources)
+    devices = [target.device(source.array) for source in sources if not source.weak]
+    device = devices[0] if devices else None
+    integral = target.default_dtype("integral")
+    for source in sources:
+        if source.weak:
+            dtype = integral if source.argument.role is Role.LABELS else result
+            source.array = target.asarray(source.array, dtype=dtype, device=device)
+            source.backend = target
+    return result, compute, device

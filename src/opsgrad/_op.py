@@ -1,0 +1,375 @@
+"""The op: one body in array-API code, and the rules of its derivatives right under it."""
+
+import abc
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
+
+from opsgrad._errors import ArgumentError, RuleError
+from opsgrad._plan import Arrays, Input, Plan, Rule, make_plan
+from opsgrad._shapes import sum_to_shape
+from opsgrad._signature import Signature
+from opsgrad._typing import Array, Namespace
+from opsgrad.backends.protocol import Backend
+
+P = ParamSpec("P")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Linearized(NamedTuple):
+    """A function at a point: its value there, and its derivative as two linear maps."""
+
+    value: Array
+    pull: Callable[[Any], tuple[Any, ...]]
+    """From a cotangent to a gradient for each array."""
+    push: Callable[[tuple[Any, ...]], Array]
+    """From a tangent for each array, None for zero, to the tangent of the value."""
+    row_axis: Callable[[int], int | None]
+    """From an array's number to the axis, counted from the end, that alone the function mixes; None
+    where it is not row by row in that array."""
+    matrices: Callable[[int], Array] | None
+    """From an array's number to the matrices of the derivative, if a rule states them."""
+    inputs: tuple[Input, ...]
+    """Shape and data type of each array given."""
+    backend: Backend
+    device: Any
+
+
+class Differentiable(abc.ABC):
+    """What the transforms take: an op, or a chain of ops."""
+
+    __name__: str
+    elementwise: bool = False
+
+    @abc.abstractmethod
+    def linearize(
+        self,
+        arrays: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+        roles: tuple[str, ...],
+    ) -> Linearized:
+        """Run, keeping what the rules for `roles` need and nothing else."""
+
+    @abc.abstractmethod
+    def pushforward(
+        self,
+        arrays: tuple[Any, ...],
+        tangents: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+    ) -> tuple[Array, Array]:
+        """Run, and apply the JVP rule to a tangent for each array; return both results."""
+
+    @property
+    @abc.abstractmethod
+    def array_names(self) -> tuple[str, ...]:
+        """The names of the array arguments."""
+
+    def has_rule(self, role: str) -> bool:
+        """Whether there is a rule for `role`: "vjp", "jvp", "derivative" or "jacobian"."""
+        return False
+
+
+def unwrap(
+    taker: str, function: Any, parameters: Mapping[str, Any]
+) -> tuple[Differentiable, dict[str, Any]]:
+    """Return the op under any `functools.partial`, and all the parameters that it gets."""
+    collected = dict(parameters)
+    while isinstance(function, functools.partial):
+        if function.args:
+            raise ArgumentError(
+                f"{taker}: a functools.partial of an op may fix keywords only, got {function!r}"
+            )
+        collected = function.keywords | collected
+        function = function.func
+    if not isinstance(function, Differentiable):
+        raise ArgumentError(
+            f"{taker}: takes an op, a chain of ops or a functools.partial of one, "
+            f"got {function!r} of type {type(function).__name__}"
+        )
+    return function, collected
+
+
+class Op(Differentiable, Generic[P]):
+    """A differentiable array function, written once: a body and the rules of its derivatives.
+
+    The `op` decorator makes one of a body. Calling it runs the body on any backend; `vjp`, `jvp`,
+    `jacobian` and `value_and_grad` use its rules.
+    """
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, body: Callable[Concatenate[Namespace, P], Any]) -> None:
+        functools.update_wrapper(self, body)
+        self.body = body
+        self.signature = Signature(self.__name__, body)
+        self.__signature__ = self.signature.public
+        self.elementwise = False
+        self._rules: dict[str, Rule] = {}
+        self._check: Callable[..., None] | None = None
+
+    # -- running ---------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, *arrays: P.args, **parameters: P.kwargs) -> Any: ...
+    @overload
+    def __call__(self, *arrays: Any, backend: str | None, **parameters: Any) -> Any: ...
+    def __call__(self, *arrays: Any, **parameters: Any) -> Any:
+        backend = parameters.pop("backend", None)
+        plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        return plan.finish(plan.value(self.body, placed)[0], plan.result, placed)
+
+    def linearize(
+        self,
+        arrays: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+        roles: tuple[str, ...],
+    ) -> Linearized:
+        rules = {role: self.rule(role) for role in roles}
+        plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        value, kept = self._run(plan, placed, rules)
+        shape = tuple(value.shape)
+        return Linearized(
+            value=plan.finish(value, plan.result, placed),
+            pull=lambda cotangent: plan.pull(rules["vjp"], kept["vjp"], shape, cotangent),
+            push=lambda tangents: plan.push(
+                rules["jvp"], kept["jvp"], plan.tangents(tangents, none_is_zero=True)
+            ),
+            row_axis=plan.row_axis,
+            matrices=self._matrices(plan, rules, kept),
+            inputs=plan.inputs,
+            backend=plan.backend,
+            device=plan.device,
+        )
+
+    def pushforward(
+        self,
+        arrays: tuple[Any, ...],
+        tangents: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+    ) -> tuple[Array, Array]:
+        rule = self.rule("jvp")
+        plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        taken = plan.tangents(tangents)
+        value, kept = self._run(plan, placed, {"jvp": rule})
+        return plan.finish(value, plan.result, placed), plan.push(rule, kept["jvp"], taken)
+
+    def _run(
+        self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]
+    ) -> tuple[Array, dict[str, tuple[Any, ...]]]:
+        """Run the body; return its value, and the arrays that each of the rules keeps."""
+        value, residual = plan.value(self.body, placed)
+        available = dict(zip(self.array_names, placed, strict=True)) | {
+            "y": value,
+            "kept": residual,
+        }
+        kept = {role: tuple(available[k] for k in rule.keeps) for role, rule in rules.items()}
+        return value, kept
+
+    def _matrices(
+        self, plan: Plan, rules: Mapping[str, Rule], kept: Mapping[str, tuple[Any, ...]]
+    ) -> Callable[[int], Array] | None:
+        for role in ("derivative", "jacobian"):
+            if role in rules:
+                return functools.partial(plan.matrices, role, rules[role], kept[role])
+        return None
+
+    # -- rules -----------------------------------------------------------------------------------
+
+    def rule(self, role: str) -> Rule:
+        """Return the rule for `role`, or raise if the op has none."""
+        try:
+            return self._rules[role]
+        except KeyError:
+            how = f"@{self.__name__}.derivative or @{self.__name__}.{role}_rule"
+            raise RuleError(f"{self.__name__}: has no {role} rule; add one with {how}") from None
+
+    def has_rule(self, role: str) -> bool:
+        return role in self._rules
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        return tuple(argument.name for argument in self.signature.arguments)
+
+    def derivative(self, function: Function) -> Function:
+        """Give an elementwise op its derivative: the VJP, JVP and Jacobian follow from it.
+
+        The function takes ``xp``, the op's arrays and those of its parameters that it names, and
+        returns the partial derivative with respect to each floating-point array (a tuple where
+        there are several). An op with a ``reduction`` has the derivative of its unreduced values.
+        """
+        names = self.array_names
+        takes = self._check_rule("derivative", function, names, 0)
+        self._rules["vjp"] = Rule(_elementwise_vjp(function), names, takes)
+        self._rules["jvp"] = Rule(_elementwise_jvp(function, len(names)), names, takes)
+        self._rules["derivative"] = Rule(function, names, takes)
+        self.elementwise = True
+        return function
+
+    def vjp_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
+        """Give the op its vector-Jacobian product.
+
+        Parameters
+        ----------
+        keeps : str or tuple of str
+            What the backward pass keeps in memory: names of arguments, ``"y"`` for the result, or
+            ``"kept"`` for the residual of a body that returns ``(y, kept)``.
+
+        Returns
+        -------
+        callable
+            Decorator of ``rule(xp, *kept, g, /, *, parameters)``, which returns the gradient with
+            respect to each floating-point array (a tuple where there are several). It takes only
+            those of the op's parameters that it names. For an op with a ``reduction``, `g` holds
+            one value for each example.
+        """
+        return self._register("vjp", keeps, 1)
+
+    def jvp_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
+        """Give the op its Jacobian-vector product.
+
+        Like `vjp_rule`, for ``rule(xp, *kept, *tangents, /, *, parameters)``, with a tangent for
+        each floating-point array, which returns the tangent of the result.
+        """
+        count = sum(argument.differentiable for argument in self.signature.arguments)
+        return self._register("jvp", keeps, count)
+
+    def jacobian_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
+        """Give the op the entries of its Jacobian with respect to its first argument.
+
+        Like `vjp_rule`, for ``rule(xp, *kept, /, *, parameters)``. The kept arrays have the op's
+        axis last; the rule returns the matrices, with output and input as their last two axes.
+        """
+        return self._register("jacobian", keeps, 0)
+
+    def check_shapes(self, function: Function) -> Function:
+        """Give the op a check of its arrays' shapes, which runs before any work.
+
+        The function takes one shape for each array that is there, and raises `ShapeError`.
+        """
+        self._check = function
+        return function
+
+    def _register(
+        self, role: str, keeps: str | tuple[str, ...], directions: int
+    ) -> Callable[[Function], Function]:
+        names = (keeps,) if isinstance(keeps, str) else tuple(keeps)
+        known = {argument.name for argument in self.signature.arguments} | {"y", "kept"}
+        for name in names:
+            if name not in known:
+                raise RuleError(
+                    f"{self.__name__}: the {role} rule keeps {name!r}, which is none of "
+                    f"{', '.join(sorted(known))}"
+                )
+
+        def register(function: Function) -> Function:
+            takes = self._check_rule(role, function, names, directions)
+            self._rules[role] = Rule(function, names, takes)
+            return function
+
+        return register
+
+    def _check_rule(
+        self, role: str, function: Callable[..., Any], keeps: tuple[str, ...], directions: int
+    ) -> tuple[str, ...]:
+        """Return the parameters that a rule takes, or raise if its signature does not fit."""
+        parameters = list(inspect.signature(function).parameters.values())
+        takes = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        arrays = len(parameters) - len(takes)
+        expected = 1 + len(keeps) + directions
+        if arrays != expected:
+            raise RuleError(
+                f"{self.__name__}: the {role} rule must take {expected} arguments by position: xp, "
+                f"{', '.join(keeps) or 'nothing kept'} and {directions} more; it takes {arrays}"
+            )
+        for name in takes:
+            if name not in self.signature.parameters or name == "reduction":
+                raise RuleError(
+                    f"{self.__name__}: the {role} rule names the parameter {name!r}, which the op "
+                    "does not pass to it"
+                )
+        return takes
+
+    # -- being a well-behaved object -------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"<op {self.__name__}{self.signature}>"
+
+    def __reduce__(self) -> str:
+        return self.__qualname__
+
+
+def op(body: Callable[Concatenate[Namespace, P], Any]) -> Op[P]:
+    """Make a differentiable op of a body written against the array API standard.
+
+    Parameters
+    ----------
+    body : callable
+        ``body(xp, *arrays, /, *, parameters)``: `xp` is the namespace that runs it (NumPy, PyTorch,
+        JAX, …). Arrays are positional-only and parameters keyword-only. It returns the result, or
+        the result and a residual for the backward pass. Three parameters mean the same in every op:
+        ``axis`` (checked against the first array), ``keepdims`` and ``reduction``.
+
+    Returns
+    -------
+    Op
+        The op: a callable with the body's signature, without ``xp`` and with ``backend=None``.
+        Rules are added to it with its decorators ``derivative`` (elementwise ops), ``vjp_rule``,
+        ``jvp_rule`` and ``jacobian_rule``.
+
+    Raises
+    ------
+    RuleError
+        A TypeError, if the body's signature is not of that form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import opsgrad as og
+    >>> @og.op
+    ... def swish(xp, x, /, *, beta: float = 1.0):
+    ...     return x / (1.0 + xp.exp(-beta * x))
+    >>> @swish.derivative
+    ... def _(xp, x, /, *, beta):
+    ...     s = 1.0 / (1.0 + xp.exp(-beta * x))
+    ...     return s + beta * x * s * (1.0 - s)
+    >>> y, pull = og.vjp(swish, np.array([0.0, 1.0]))
+    >>> pull(np.ones(2))[0].round(4)
+    array([0.5   , 0.9277])
+    >>> swish
+    <op swish(x, /, *, beta=1.0, backend=None)>
+    """
+    if not callable(body):
+        raise ArgumentError(f"op: takes a function, got {body!r}")
+    return Op(body)
+
+
+def _elementwise_vjp(derivative: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(xp: Namespace, /, *arrays_and_g: Array, **parameters: Any) -> tuple[Array, ...]:
+        *arrays, g = arrays_and_g
+        partials = _partials(derivative(xp, *arrays, **parameters))
+        return tuple(
+            sum_to_shape(xp, g * partial, tuple(array.shape))
+            for array, partial in zip(arrays, partials, strict=True)
+        )
+
+    return rule
+
+
+def _elementwise_jvp(derivative: Callable[..., Any], count: int) -> Callable[..., Any]:
+    def rule(xp: Namespace, /, *arrays_and_tangents: Array, **parameters: Any) -> Array:
+        arrays, tangents = arrays_and_tangents[:count], arrays_and_tangents[count:]
+        partials = _partials(derivative(xp, *arrays, **parameters))
+        first, *rest = (p * tangent for p, tangent in zip(partials, tangents, strict=True))
+        return sum(rest, start=first)
+
+    return rule
+
+
+def _partials(out: Any) -> tuple[Array, ...]:
+    return out if isinstance(out, tuple) else (out,)

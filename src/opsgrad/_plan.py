@@ -1,0 +1,298 @@
+"""A checked call: which backend runs it, in which data type, and how arrays go in and come out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from opsgrad._arguments import (
+    Source,
+    admit,
+    check_fit,
+    floating_dtypes,
+    home_of,
+    place,
+)
+from opsgrad._errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    MixedBackendsError,
+    RuleError,
+    ShapeError,
+)
+from opsgrad._shapes import diagonal_matrices, reduced, same_shape, spread, without_axis
+from opsgrad._signature import Argument, Role, Shape, Signature
+from opsgrad._typing import Array, DType
+from opsgrad.backends import asked_for
+from opsgrad.backends.protocol import Backend
+
+Arrays = tuple[Array | None, ...]
+
+
+class Rule(NamedTuple):
+    """A backward rule: what it computes, the arrays it keeps for that, the parameters it takes."""
+
+    function: Callable[..., Any]
+    keeps: tuple[str, ...]
+    takes: tuple[str, ...]
+
+
+class Input(NamedTuple):
+    """An array argument in one call, without the array itself."""
+
+    argument: Argument
+    shape: Shape
+    dtype: DType | None
+    """Its data type; None where an optional argument is left out."""
+    differentiable: bool
+    """Whether it has a derivative: it is there and holds floating-point numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one call of an op runs: everything but the arrays themselves."""
+
+    op: str
+    every: tuple[Input, ...]
+    given: int
+    backend: Backend
+    takes_foreign: bool
+    parameters: Mapping[str, Any]
+    result: DType
+    compute: DType
+    device: Any
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The arrays that the caller gave, those passed as None included."""
+        return self.every[: self.given]
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def value(self, body: Callable[..., Any], arrays: Arrays) -> tuple[Array, Any]:
+        """Run the body; return its value in the computing data type, and its residual if any."""
+        wide = tuple(
+            self._widen(one.argument, array) for one, array in zip(self.every, arrays, strict=True)
+        )
+        out = self.backend.run(body, wide, self.parameters)
+        return out if isinstance(out, tuple) else (out, None)
+
+    def pull(
+        self, rule: Rule, kept: Sequence[Any], shape: Shape, value: Any
+    ) -> tuple[Array | None, ...]:
+        """Apply the VJP rule to a cotangent of `shape`: a gradient for each array given."""
+        cotangent = self._accept(value, "the cotangent", "the result", shape)
+        out = self._run_rule(rule, kept, (self._per_example(cotangent),))
+        gradients = out if isinstance(out, tuple) else (out,)
+        wanted = [one for one in self.every if one.argument.differentiable]
+        if len(gradients) != len(wanted):
+            raise RuleError(
+                f"{self.op}: the VJP rule must return {len(wanted)} gradients, one for each "
+                f"floating-point argument, got {len(gradients)}"
+            )
+        by_name = {
+            one.argument.name: self.finish(gradient, one.dtype, (cotangent, *kept))
+            for one, gradient in zip(wanted, gradients, strict=True)
+            if one.differentiable
+        }
+        return tuple(by_name.get(one.argument.name) for one in self.inputs)
+
+    def push(self, rule: Rule, kept: Sequence[Any], tangents: Arrays) -> Array:
+        """Apply the JVP rule to the tangents that `tangents` took in."""
+        out = self._run_rule(rule, kept, tangents)
+        reduction = self.parameters.get("reduction", "none")
+        if reduction != "none":
+            out = self.backend.run(reduced, (out,), {"reduction": reduction})
+        return self.finish(out, self.result, tangents)
+
+    def row_axis(self, number: int) -> int | None:
+        """Return the axis that alone is mixed, counted from the end; None if it is not just one."""
+        one = self.every[number]
+        if one.argument.role is Role.SHARED or self.parameters.get("reduction", "none") != "none":
+            return None
+        axis: int = self.parameters.get("axis", -1)
+        return axis if len(one.shape) >= -axis else None
+
+    def matrices(self, role: str, rule: Rule, kept: Sequence[Any], number: int) -> Array | None:
+        """Return the Jacobian's matrices as the op's own rule states them, None if it does not."""
+        if role == "derivative":
+            out = self._run_rule(rule, kept, ())
+            partial = out[number] if isinstance(out, tuple) else out
+            matrices = self.backend.run(diagonal_matrices, (partial,), {})
+        elif number == 0:
+            ndim = len(self.every[0].shape)
+            axis = self.parameters.get("axis", -1)
+            xp = self.backend.namespace
+            last = [xp.moveaxis(k, axis, -1) if k.ndim == ndim else k for k in kept]
+            matrices = self._run_rule(rule, last, ())
+        else:
+            return None
+        return self.finish(matrices, self.result)
+
+    def finish(self, array: Array, dtype: DType, inputs: Sequence[Any] = ()) -> Array:
+        """Return a computed array in `dtype`, in memory of its own."""
+        xp = self.backend.namespace
+        if array.dtype != dtype:
+            return xp.astype(array, dtype)
+        if any(array is one for one in inputs):
+            return xp.asarray(array, copy=True)
+        return array
+
+    def _run_rule(self, rule: Rule, kept: Sequence[Any], directions: Arrays) -> Any:
+        arguments = {one.argument.name: one.argument for one in self.every}
+        wide = [
+            self._widen(arguments[name], array) if name in arguments else array
+            for name, array in zip(rule.keeps, kept, strict=True)
+        ]
+        parameters = {name: self.parameters[name] for name in rule.takes}
+        return self.backend.run(rule.function, (*wide, *directions), parameters)
+
+    def _per_example(self, cotangent: Array) -> Array:
+        """Spread the cotangent of a reduced loss: rules are stated for one value per example."""
+        reduction = self.parameters.get("reduction", "none")
+        if reduction == "none":
+            return cotangent
+        shape = self.every[0].shape
+        if "axis" in self.parameters:
+            shape = without_axis(shape, self.parameters["axis"])
+        return self.backend.run(spread, (cotangent,), {"reduction": reduction, "shape": shape})
+
+    # -- arrays in -------------------------------------------------------------------------------
+
+    def _widen(self, argument: Argument, array: Array | None) -> Array | None:
+        """Return an argument in the data type that the body computes in."""
+        if array is None:
+            return None
+        # Labels: PyTorch's unsigned integers cannot be compared with anything.
+        dtype = self.compute if argument.differentiable else self.backend.default_dtype("integral")
+        return array if array.dtype == dtype else self.backend.namespace.astype(array, dtype)
+
+    def tangents(self, values: Sequence[Any], *, none_is_zero: bool = False) -> Arrays:
+        """Take in a tangent for each array given; return one for each floating-point argument."""
+        if len(values) != self.given:
+            raise ArgumentError(
+                f"{self.op}: takes one tangent for each of the {self.given} arrays, "
+                f"got {len(values)} tangents"
+            )
+        padded = (*values, *(None,) * (len(self.every) - self.given))
+        for one, value in zip(self.every, padded, strict=True):
+            self._check_tangent(one, value, none_is_zero)
+        return tuple(
+            self._tangent(one, value)
+            for one, value in zip(self.every, padded, strict=True)
+            if one.argument.differentiable
+        )
+
+    def _check_tangent(self, one: Input, value: Any, none_is_zero: bool) -> None:
+        name = one.argument.name
+        if one.differentiable and value is None and not none_is_zero:
+            raise ArgumentError(f"{self.op}: the tangent of {name} must be an array, got None")
+        if not one.differentiable and value is not None:
+            why = "is left out" if one.dtype is None else "holds integers"
+            raise DTypeError(f"{self.op}: the tangent of {name} must be None, because {name} {why}")
+
+    def _tangent(self, one: Input, value: Any) -> Array | None:
+        if value is not None:
+            name = one.argument.name
+            return self._accept(value, f"the tangent of {name}", name, one.shape)
+        if one.dtype is None:
+            return None
+        return self.backend.namespace.zeros(one.shape, dtype=self.compute, device=self.device)
+
+    def _accept(self, value: Any, word: str, like: str, shape: Shape) -> Array:
+        """Take in a cotangent or tangent, which must have `shape`, that of `like`."""
+        if value is None:
+            raise ArgumentError(f"{self.op}: {word} must be an array, got None")
+        argument = Argument(word, Role.VALUES, optional=False)
+        (source,) = admit(self.op, [argument], [value])
+        if not source.weak:
+            self._check_strong(source)
+        if not same_shape(source.shape, shape):
+            raise ShapeError(
+                f"{self.op}: {word} must have the shape of {like}, {shape}, got {source.shape}"
+            )
+        if source.weak or source.backend is not self.backend:
+            host = source.backend.to_numpy(source.array)
+            return self.backend.asarray(host, dtype=self.compute, device=self.device)
+        return self._widen(argument, source.array)
+
+    def _check_strong(self, source: Source) -> None:
+        if source.backend.kind(source.array.dtype) != "floating":
+            raise DTypeError(
+                f"{self.op}: {source.name} must be floating-point numbers, "
+                f"got data type {source.array.dtype}"
+            )
+        if source.backend is not self.backend:
+            if self.takes_foreign or {source.backend.name, self.backend.name} == {"numpy", "dask"}:
+                return
+            raise MixedBackendsError(
+                f"{self.op}: {source.name} is an array of {source.backend.name}, but the op ran on "
+                f"{self.backend.name}"
+            )
+        device = self.backend.device(source.array)
+        if device != self.device:
+            raise DeviceError(
+                f"{self.op}: {source.name} is on {device}, but the op ran on {self.device}"
+            )
+
+
+def make_plan(
+    signature: Signature,
+    check: Callable[..., None] | None,
+    given: tuple[Any, ...],
+    parameters: Mapping[str, Any],
+    backend: str | None,
+) -> tuple[Plan, Arrays]:
+    """Check a call and settle how it runs; return that, and the arrays where they will run.
+
+    Nothing is moved or computed before everything has been checked.
+    """
+    op = signature.name
+    values = signature.match(given)
+    complete = signature.complete(parameters)
+    target = asked_for(backend)
+    sources = admit(op, signature.arguments, values)
+    home = home_of(op, sources)
+    if "axis" in complete:
+        complete["axis"] = signature.place_axis(complete["axis"], sources[0].shape)
+    check_fit(op, sources, complete.get("axis", -1))
+    if check is not None:
+        check(*(source.shape for source in sources))
+    signature.round_floats(complete, floating_dtypes(home, sources)[0])
+
+    present = {source.name: source for source in sources}
+    differentiable = {
+        source.name: source.weak or source.backend.kind(source.array.dtype) == "floating"
+        for source in sources
+        if source.argument.differentiable
+    }
+    result, compute, device = place(sources, target or home)
+    if target is not None:
+        signature.round_floats(complete, result)
+    every = tuple(
+        Input(
+            argument,
+            present[argument.name].shape,
+            present[argument.name].array.dtype,
+            differentiable.get(argument.name, False),
+        )
+        if argument.name in present
+        else Input(argument, (), None, differentiable=False)
+        for argument in signature.arguments
+    )
+    arrays = tuple(
+        present[argument.name].array if argument.name in present else None
+        for argument in signature.arguments
+    )
+    plan = Plan(
+        op=op,
+        every=every,
+        given=len(given),
+        backend=target or home,
+        takes_foreign=target is not None,
+        parameters=complete,
+        result=result,
+        compute=compute,
+        device=device,
+    )
+    return plan, arrays

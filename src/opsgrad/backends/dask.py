@@ -1,0 +1,42 @@
+"""Dask arrays: ops stay lazy, and run chunk by chunk when the caller computes them."""
+
+import importlib.util
+from typing import Any, cast
+
+import array_api_compat
+import numpy as np
+
+from opsgrad._typing import Array, DType, Namespace
+from opsgrad.backends.protocol import Backend
+
+
+class DaskBackend(Backend):
+    """Dask arrays of NumPy chunks."""
+
+    name = "dask"
+
+    def why_unavailable(self) -> str | None:
+        if importlib.util.find_spec("dask") is None:
+            return "Dask is not installed: pip install 'opsgrad[dask]'"
+        return None
+
+    @property
+    def namespace(self) -> Namespace:
+        import array_api_compat.dask.array as compat
+
+        return cast("Namespace", compat)
+
+    def owns(self, array: object) -> bool:
+        return bool(array_api_compat.is_dask_array(array))
+
+    def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
+        import dask.array as da
+
+        return da.from_array(np.array(value, dtype=dtype))
+
+    def to_numpy(self, array: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(array.compute())
+
+    def values_now(self, array: Array) -> Array | None:
+        return None

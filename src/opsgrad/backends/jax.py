@@ -1,0 +1,95 @@
+"""JAX arrays: eager calls are compiled by XLA, traced ones join the caller's trace."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import array_api_compat
+import numpy as np
+
+from opsgrad._errors import DTypeError
+from opsgrad._typing import Array, DType, Namespace
+from opsgrad.backends.protocol import Backend
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(function: Callable[..., Any], parameters: tuple[tuple[str, Any], ...]) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    return jax.jit(functools.partial(function, jnp, **dict(parameters)))
+
+
+class JaxBackend(Backend):
+    """JAX arrays and tracers."""
+
+    name = "jax"
+
+    def why_unavailable(self) -> str | None:
+        if importlib.util.find_spec("jax") is None:
+            return "JAX is not installed: pip install jax"
+        return None
+
+    @property
+    def namespace(self) -> Namespace:
+        import jax.numpy as jnp
+
+        return cast("Namespace", jnp)
+
+    def owns(self, array: object) -> bool:
+        return bool(array_api_compat.is_jax_array(array))
+
+    def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
+        import jax.numpy as jnp
+
+        host = np.asarray(value)
+        if dtype is None and isinstance(value, np.ndarray):
+            _refuse_to_narrow(host)
+        return jnp.array(host, dtype=dtype, device=device)
+
+    def values_now(self, array: Array) -> Array | None:
+        import jax
+
+        if isinstance(array, jax.core.Tracer) or array.device.platform != "cpu":
+            return None
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        import jax
+
+        jax.effects_barrier()
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arrays: tuple[Array | None, ...],
+        parameters: Mapping[str, Any],
+    ) -> Any:
+        # Op by op, JAX compiles every step of a body for every new shape (about 400 ms) and spends
+        # 306 µs a call afterwards; compiled as one, 50 µs.
+        try:
+            compiled = _compiled(function, tuple(parameters.items()))
+        except TypeError:  # a parameter of a user's op that cannot be hashed
+            return function(self.namespace, *arrays, **parameters)
+        return compiled(*arrays)
+
+
+def _refuse_to_narrow(host: Array) -> None:
+    """Raise where JAX would change 64-bit values silently."""
+    import jax
+
+    if jax.config.jax_enable_x64:
+        return
+    if host.dtype in (np.float64, np.complex128):
+        raise DTypeError(
+            f"backend 'jax' would silently turn {host.dtype} data into its 32-bit form: call "
+            "jax.config.update('jax_enable_x64', True) first, or pass float32 data"
+        )
+    if host.dtype.kind in "iu" and host.dtype.itemsize == 8 and host.size:
+        info = np.iinfo(np.int32)
+        if host.min() < info.min or host.max() > info.max:
+            raise DTypeError(
+                f"backend 'jax' would silently wrap {host.dtype} values that do not fit in 32 "
+                "bits: call jax.config.update('jax_enable_x64', True) first"
+            )

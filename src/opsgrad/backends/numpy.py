@@ -1,0 +1,67 @@
+"""NumPy: the default backend, and the host side of the others."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import array_api_compat
+import array_api_compat.numpy as compat
+import numpy as np
+
+from opsgrad._typing import Array, DType, Namespace
+from opsgrad.backends.protocol import Backend
+
+
+def _sum(
+    x: Array, /, *, axis: Any = None, dtype: DType | None = None, keepdims: bool = False
+) -> Array:
+    """Sum with the reduced axis contiguous in memory.
+
+    NumPy adds pairwise along the contiguous axis only and one by one along every other: 20 to 90
+    ULP in float32 for 1,000 terms, against 2 for the pairwise sum.
+    """
+    if isinstance(axis, int) and x.ndim > 1 and x.strides[axis] != x.itemsize:
+        x = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+        total = np.sum(x, axis=-1, dtype=dtype)
+        return np.expand_dims(total, axis) if keepdims else total
+    return np.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
+
+
+class NumPyBackend(Backend):
+    """NumPy arrays and scalars."""
+
+    name = "numpy"
+
+    def __init__(self) -> None:
+        super().__init__()
+        namespace = SimpleNamespace(**vars(compat))
+        namespace.sum = _sum
+        self._namespace = cast("Namespace", namespace)
+
+    @property
+    def namespace(self) -> Namespace:
+        return self._namespace
+
+    def owns(self, array: object) -> bool:
+        # A masked array would lose its mask without a word.
+        is_numpy = bool(array_api_compat.is_numpy_array(array))
+        return is_numpy and not isinstance(array, np.ma.MaskedArray)
+
+    def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
+        return np.array(value, dtype=dtype)
+
+    def normalize(self, array: Array) -> Array:
+        array = np.asarray(array)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return array
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arrays: tuple[Array | None, ...],
+        parameters: Mapping[str, Any],
+    ) -> Any:
+        # inf - inf and 0 / 0 happen on purpose, ahead of a `where`: 0.4 µs to keep them quiet.
+        with np.errstate(all="ignore"):
+            return function(self._namespace, *arrays, **parameters)

@@ -1,0 +1,149 @@
+"""What a backend is: an array library, and how its arrays are taken in, run and handed back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from opsgrad._errors import BackendUnavailableError
+from opsgrad._typing import Array, DType, Namespace
+
+Kind = str
+"""One of "floating", "integer", "bool", "complex", "other"."""
+
+_KINDS = {
+    "floating": "real floating",
+    "integer": "integral",
+    "bool": "bool",
+    "complex": "complex floating",
+}
+
+
+class Backend:
+    """An array library that opsgrad runs its ops on.
+
+    A subclass names the library and overrides what differs from the defaults, which hold for every
+    library that follows the array API standard and computes eagerly on the CPU.
+
+    Attributes
+    ----------
+    name : str
+        The word that ``backend=`` and `use_backend` take.
+
+    Examples
+    --------
+    >>> import opsgrad as og
+    >>> backend = og.backends()["numpy"]
+    >>> backend.name, backend.available
+    ('numpy', True)
+    >>> backend.asarray([1.0, 2.0])
+    array([1., 2.])
+    """
+
+    name: str = ""
+
+    def __init__(self) -> None:
+        self._kinds: dict[DType, Kind] = {}
+        self._dtypes: dict[tuple[DType, ...], tuple[DType, DType]] = {}
+
+    # -- the library -----------------------------------------------------------------------------
+
+    def why_unavailable(self) -> str | None:
+        """Say why the backend cannot run here and what would help, or None if it can."""
+        return None
+
+    @property
+    def available(self) -> bool:
+        """Whether the backend can run here."""
+        return self.why_unavailable() is None
+
+    def require(self) -> None:
+        """Raise `BackendUnavailableError` if the backend cannot run here."""
+        reason = self.why_unavailable()
+        if reason is not None:
+            raise BackendUnavailableError(f"backend {self.name!r} is not available: {reason}")
+
+    def owns(self, array: object) -> bool:
+        """Whether `array` is one of this library's arrays."""
+        raise NotImplementedError
+
+    @property
+    def namespace(self) -> Namespace:
+        """The library's array API namespace."""
+        raise NotImplementedError
+
+    # -- arrays in and out -----------------------------------------------------------------------
+
+    def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
+        """Bring a NumPy array, a list or a number to this backend, as a copy."""
+        return self.namespace.asarray(value, dtype=dtype, device=device, copy=True)
+
+    def to_numpy(self, array: Array) -> Array:
+        """Bring one of this backend's arrays to NumPy."""
+        import numpy as np
+
+        return np.asarray(array)
+
+    def normalize(self, array: Array) -> Array:
+        """Return `array` as the plain array that bodies expect."""
+        return array
+
+    def device(self, array: Array) -> Any:
+        """Return the device of `array`, or None where there is only one."""
+        return None
+
+    def values_now(self, array: Array) -> Array | None:
+        """Return `array` in NumPy to look at, or None if that would trace, compute or wait."""
+        return self.to_numpy(array)
+
+    def synchronize(self) -> None:
+        """Wait until all work handed to the backend is done."""
+
+    # -- data types ------------------------------------------------------------------------------
+
+    def kind(self, dtype: DType) -> Kind:
+        """Return which of the kinds of numbers `dtype` holds."""
+        try:
+            return self._kinds[dtype]
+        except KeyError:
+            isdtype = self.namespace.isdtype
+            kind = next((kind for kind, name in _KINDS.items() if isdtype(dtype, name)), "other")
+            self._kinds[dtype] = kind
+            return kind
+
+    def default_dtype(self, kind: str) -> DType:
+        """Return the library's own default for "real floating" or "integral" numbers."""
+        info: Any = self.namespace
+        return info.__array_namespace_info__().default_dtypes()[kind]
+
+    def floating_dtypes(self, dtypes: tuple[DType, ...]) -> tuple[DType, DType]:
+        """Return the data type of the result for arguments of `dtypes`, and the one to compute in.
+
+        Integers take part only if there is nothing else: then the library's default is the result.
+        Numbers narrower than float32 are computed in float32 and rounded once.
+        """
+        floating = tuple(dtype for dtype in dtypes if self.kind(dtype) == "floating")
+        if not floating:
+            # Not cached: PyTorch and JAX let the user change the default.
+            floating = (self.default_dtype("real floating"),)
+        try:
+            return self._dtypes[floating]
+        except KeyError:
+            xp = self.namespace
+            result = xp.result_type(*floating)
+            compute = xp.float32 if xp.finfo(result).bits < 32 else result
+            self._dtypes[floating] = result, compute
+            return result, compute
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arrays: tuple[Array | None, ...],
+        parameters: Mapping[str, Any],
+    ) -> Any:
+        """Run an op's body or rule on arrays of this backend."""
+        return function(self.namespace, *arrays, **parameters)
+
+    def __repr__(self) -> str:
+        reason = self.why_unavailable()
+        return f"<backend {self.name}: {'available' if reason is None else reason}>"

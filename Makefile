@@ -1,0 +1,41 @@
+# Everything a fresh machine with Python 3.11 or newer, git and make needs: each target installs
+# what it uses into .venv and does its work.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+ARGUMENTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# One stamp for each extra: installed again when pyproject.toml changes.
+$(STAMPS)/%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+demo: $(STAMPS)/demo  ## train on real digits with explicit backward passes; writes digits.png
+	$(BIN)/python examples/digits.py $(ARGUMENTS)
+
+test: $(STAMPS)/test $(STAMPS)/demo  ## run the tests
+	$(BIN)/python -m pytest --numprocesses auto $(ARGUMENTS)
+
+lint: $(STAMPS)/lint $(STAMPS)/test  ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+	$(BIN)/lint-imports --no-logo
+
+bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group \
+		--benchmark-columns=median,min,rounds --benchmark-sort=median $(ARGUMENTS)
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png

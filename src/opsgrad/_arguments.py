@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from opsgrad._errors import (
-    ArgumentError,
     DeviceError,
     DTypeError,
     LabelError,
@@ -17,7 +16,7 @@ from opsgrad._errors import (
 from opsgrad._shapes import known, same_shape, without_axis
 from opsgrad._signature import Argument, Role, Shape
 from opsgrad._typing import Array, DType
-from opsgrad.backends import backend_of, get_backend
+from opsgrad.backends import backend_of, get_backend, host_array
 from opsgrad.backends.protocol import Backend
 
 
@@ -60,18 +59,21 @@ def _source(op: str, argument: Argument, value: Any) -> Source:
     backend = backend_of(value)
     if backend is not None:
         return Source(argument, backend.normalize(value), backend, weak=False)
-    if not isinstance(value, list | tuple | bool | int | float | complex):
-        raise ArgumentError(
-            f"{op}: {argument.name} must be an array, a list or a number, "
-            f"got {value!r} of type {type(value).__name__}"
-        )
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{op}: {argument.name} is no rectangular list: {error}") from None
-    if array.size == 0 and argument.role is Role.LABELS:
-        array = array.astype(np.int64)
+    array = host_array(op, argument.name, value)
+    if argument.role is Role.LABELS:
+        array = _whole_labels(op, argument.name, array, value)
     return Source(argument, array, get_backend("numpy"), weak=True)
+
+
+def _whole_labels(op: str, name: str, array: Array, value: Any) -> Array:
+    """Return a list of labels as integers where NumPy made them something else."""
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind in "fO":  # integers too large for 64 bits, or not integers
+        entries = np.asarray(value, dtype=object).ravel()
+        if all(isinstance(entry, int) for entry in entries):
+            raise LabelError(f"{op}: {name} must fit in 64 bits, got {max(entries, key=abs)}")
+    return array
 
 
 def check_kind(op: str, source: Source) -> None:
@@ -154,23 +156,33 @@ def _check_labels(op: str, first: Source, labels: Source, axis: int) -> None:
 def floating_dtypes(backend: Backend, sources: Sequence[Source]) -> tuple[DType, DType]:
     """Return the data types of the result and of the computation, from the arrays as they are."""
     return backend.floating_dtypes(
-        tuple(
-            source.array.dtype
-            for source in sources
-            if source.argument.role is not Role.LABELS and not source.weak
-        )
+        tuple(source.array.dtype for source in sources if _votes(source))
     )
 
 
-def place(sources: Sequence[Source], target: Backend) -> tuple[DType, DType, Any]:
+def precision(home: Backend, target: Backend, sources: Sequence[Source]) -> DType:
+    """Return the data type that the result will have on `target`, before anything is moved."""
+    decided = any(_votes(s) and s.backend.kind(s.array.dtype) == "floating" for s in sources)
+    return floating_dtypes(home if decided else target, sources if decided else ())[0]
+
+
+def _votes(source: Source) -> bool:
+    return source.argument.role is not Role.LABELS and not source.weak
+
+
+def place(op: str, sources: Sequence[Source], target: Backend) -> tuple[DType, DType, Any]:
     """Move the arrays to `target` and settle the data types of result and computation.
 
     Returns these and the device.
     """
-    for source in sources:
-        if not source.weak and source.backend is not target:
-            source.array = target.asarray(source.backend.to_numpy(source.array))
-            source.backend = target
+    movers = [source for source in sources if not source.weak and source.backend is not target]
+    hosts = [source.backend.to_numpy(source.array) for source in movers]
+    for source, host in zip(movers, hosts, strict=True):
+        reason = target.why_not(host)
+        if reason is not None:
+            raise DTypeError(f"{op}: {source.name} cannot be moved: {reason}")
+    for source, host in zip(movers, hosts, strict=True):
+        source.array, source.backend = target.asarray(host), target
     result, compute = floating_dtypes(target, sources)
     devices = [target.device(source.array) for source in sources if not source.weak]
     device = devices[0] if devices else None

@@ -21,20 +21,17 @@ class Chain(Differentiable):
         if not stages:
             raise ArgumentError("chain: takes at least one op, got none")
         self._stages = tuple(unwrap("chain", stage, {}) for stage in stages)
-        names = ", ".join(stage.__name__ for stage, _ in self._stages)
+        names = ", ".join(stage.__name__ for stage, *_ in self._stages)
         self.__name__ = f"chain({names})"
-        self.elementwise = all(stage.elementwise for stage, _ in self._stages)
+        self.elementwise = all(stage.elementwise for stage, *_ in self._stages)
 
     @property
     def array_names(self) -> tuple[str, ...]:
         return ("x", "params")
 
-    def __call__(self, x: Array, params: Parameters | None = None, /, **keywords: Any) -> Array:
-        """Run every stage on what the one before gave, with its tuple of `params`."""
-        backend = keywords.pop("backend", None)
-        self._refuse(keywords)
-        arrays = (x,) if params is None else (x, params)
-        return self.linearize(arrays, {}, backend, ()).value
+    def __call__(self, *arrays: Any, backend: str | None = None, **keywords: Any) -> Array:
+        """Run every stage on what the one before gave: ``net(x)`` or ``net(x, params)``."""
+        return self.linearize(arrays, keywords, backend, ()).value
 
     def linearize(
         self,
@@ -42,19 +39,23 @@ class Chain(Differentiable):
         parameters: Mapping[str, Any],
         backend: str | None,
         roles: tuple[str, ...],
+        by: tuple[int, ...] = (),
     ) -> Linearized:
         self._refuse(parameters)
         y, params = self._split(arrays, "params")
-        linears = []
-        for (stage, keywords), own in zip(self._stages, params, strict=True):
-            linear = stage.linearize(_stage_arrays(stage, y, own), keywords, backend, roles)
+        linears: list[Linearized] = []
+        for (stage, keywords, fixed), own in zip(self._stages, params, strict=True):
+            inputs = _stage_arrays(stage, y, own)
+            by_x = (0,) if 0 in by and not linears else ()
+            where = fixed if backend is None else backend
+            linear = stage.linearize(inputs, keywords, where, roles, by_x)
             linears.append(linear)
             y = linear.value
         first, last = linears[0], linears[-1]
         every = Argument("params", Role.SHARED, optional=True)
         return Linearized(
             value=last.value,
-            pull=lambda cotangent: self._pull(linears, cotangent)[: len(arrays)],
+            pull=lambda *cotangent: self._pull(linears, cotangent)[: len(arrays)],
             push=lambda tangents: self._push(linears, tangents),
             row_axis=lambda number: self._row_axis(linears) if number == 0 else None,
             matrices=None,
@@ -77,23 +78,27 @@ class Chain(Differentiable):
                 f"got {len(tangents)} tangents"
             )
         y, params = self._split(arrays, "params")
-        dy, dparams = self._split(tangents, "the tangents of params")
-        for (stage, keywords), own, down in zip(self._stages, params, dparams, strict=True):
-            y, dy = stage.pushforward(
-                _stage_arrays(stage, y, own), _stage_arrays(stage, dy, down), keywords, backend
-            )
+        without = arrays[1:] in ((), (None,))
+        dy, dparams = self._split(
+            tangents, "the tangents of params", left_out=((),) if without else None
+        )
+        for (stage, keywords, fixed), own, down in zip(self._stages, params, dparams, strict=True):
+            inputs, directions = _stage_arrays(stage, y, own), _stage_arrays(stage, dy, down)
+            where = fixed if backend is None else backend
+            y, dy = stage.pushforward(inputs, directions, keywords, where)
         return y, dy
 
-    def _pull(self, linears: Sequence[Linearized], cotangent: Any) -> tuple[Any, Any]:
+    def _pull(self, linears: Sequence[Linearized], cotangent: tuple[Any, ...]) -> tuple[Any, Any]:
         gradients = []
-        for (stage, _), linear in zip(reversed(self._stages), reversed(linears), strict=True):
-            cotangent, *own = linear.pull(cotangent)
+        for (stage, *_), linear in zip(reversed(self._stages), reversed(linears), strict=True):
+            by_x, *own = linear.pull(*cotangent)
             gradients.append(own[0] if isinstance(stage, Chain) and own else tuple(own))
-        return cotangent, tuple(reversed(gradients))
+            cotangent = (by_x,)
+        return by_x, tuple(reversed(gradients))
 
     def _push(self, linears: Sequence[Linearized], tangents: tuple[Any, ...]) -> Array:
-        dy, dparams = self._split(tangents, "the tangents of params", none_is_zero=True)
-        for (stage, _), linear, own in zip(self._stages, linears, dparams, strict=True):
+        dy, dparams = self._split(tangents, "the tangents of params", left_out=(None,))
+        for (stage, *_), linear, own in zip(self._stages, linears, dparams, strict=True):
             if own is None:
                 directions = (dy, *(None,) * (len(linear.inputs) - 1))
             else:
@@ -105,7 +110,7 @@ class Chain(Differentiable):
         """Return the axis that all stages run along, None if they mix more than one."""
         found = None
         reduced = False
-        for (stage, _), linear in zip(self._stages, linears, strict=True):
+        for (stage, *_), linear in zip(self._stages, linears, strict=True):
             axis = linear.row_axis(0)
             if axis is None:
                 return None
@@ -118,26 +123,27 @@ class Chain(Differentiable):
         return -1 if found is None else found
 
     def _split(
-        self, arrays: tuple[Any, ...], word: str, *, none_is_zero: bool = False
+        self, arrays: tuple[Any, ...], word: str, left_out: tuple[Any] | None = ((),)
     ) -> tuple[Any, tuple[Any, ...]]:
-        """Return x and one tuple for each stage."""
+        """Return x and one entry for each stage: `left_out` where there are no parameters."""
         if not 1 <= len(arrays) <= 2:
             raise ArgumentError(
                 f"{self.__name__}: takes x and params by position, got {len(arrays)} arguments"
             )
         count = len(self._stages)
-        if len(arrays) == 1:
-            return arrays[0], ((),) * count
-        x, params = arrays
-        if none_is_zero and params is None:
-            return x, (None,) * count
+        x, *given = arrays
+        if not given:
+            return x, ((),) * count
+        params = given[0]
+        if params is None and left_out is not None:
+            return x, left_out * count
         if not isinstance(params, tuple | list) or len(params) != count:
             got = f"{len(params)} entries" if isinstance(params, tuple | list) else repr(params)
             raise ArgumentError(
                 f"{self.__name__}: {word} must be a tuple with one tuple of arrays for each of the "
                 f"{count} stages, () where a stage has none; got {got}"
             )
-        for (stage, _), own in zip(self._stages, params, strict=True):
+        for (stage, *_), own in zip(self._stages, params, strict=True):
             if not isinstance(own, tuple | list):
                 raise ArgumentError(
                     f"{self.__name__}: {word} must hold a tuple of arrays for the stage "

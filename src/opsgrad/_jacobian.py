@@ -64,6 +64,9 @@ class Jacobian:
 
     def __matmul__(self, tangent: Any) -> Array:
         """Return the tangent of the result: the Jacobian-vector product."""
+        if tangent is None:
+            name = self._linear.inputs[self._argnum].argument.name
+            raise ArgumentError(f"{self._name}: the tangent of {name} must be an array, got None")
         tangents = [None] * len(self._linear.inputs)
         tangents[self._argnum] = tangent
         return self._linear.push(tuple(tangents))
@@ -148,6 +151,9 @@ class Transposed:
     def __matmul__(self, cotangent: Any) -> Array:
         """Return the gradient: the vector-Jacobian product."""
         return self.T._gradient(cotangent)
+
+    def __rmatmul__(self, other: Any) -> Array:
+        raise ArgumentError(f"{self.T._name}: a Jacobian multiplies from the left: use J @ v")
 
     def dense(self) -> Array:
         """Return the transposed Jacobian as an array."""

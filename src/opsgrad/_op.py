@@ -21,7 +21,7 @@ class Linearized(NamedTuple):
     """A function at a point: its value there, and its derivative as two linear maps."""
 
     value: Array
-    pull: Callable[[Any], tuple[Any, ...]]
+    pull: Callable[..., tuple[Any, ...]]
     """From a cotangent to a gradient for each array."""
     push: Callable[[tuple[Any, ...]], Array]
     """From a tangent for each array, None for zero, to the tangent of the value."""
@@ -49,8 +49,9 @@ class Differentiable(abc.ABC):
         parameters: Mapping[str, Any],
         backend: str | None,
         roles: tuple[str, ...],
+        by: tuple[int, ...] = (),
     ) -> Linearized:
-        """Run, keeping what the rules for `roles` need and nothing else."""
+        """Run, keeping what the rules for `roles` need; the arrays `by` must have a gradient."""
 
     @abc.abstractmethod
     def pushforward(
@@ -74,8 +75,8 @@ class Differentiable(abc.ABC):
 
 def unwrap(
     taker: str, function: Any, parameters: Mapping[str, Any]
-) -> tuple[Differentiable, dict[str, Any]]:
-    """Return the op under any `functools.partial`, and all the parameters that it gets."""
+) -> tuple[Differentiable, dict[str, Any], str | None]:
+    """Return the op under any `functools.partial`, all the parameters it gets, and the backend."""
     collected = dict(parameters)
     while isinstance(function, functools.partial):
         if function.args:
@@ -89,7 +90,8 @@ def unwrap(
             f"{taker}: takes an op, a chain of ops or a functools.partial of one, "
             f"got {function!r} of type {type(function).__name__}"
         )
-    return function, collected
+    backend = collected.pop("backend", None)
+    return function, collected, backend
 
 
 class Op(Differentiable, Generic[P]):
@@ -128,14 +130,16 @@ class Op(Differentiable, Generic[P]):
         parameters: Mapping[str, Any],
         backend: str | None,
         roles: tuple[str, ...],
+        by: tuple[int, ...] = (),
     ) -> Linearized:
         rules = {role: self.rule(role) for role in roles}
         plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        plan.require_floating(by)
         value, kept = self._run(plan, placed, rules)
         shape = tuple(value.shape)
         return Linearized(
             value=plan.finish(value, plan.result, placed),
-            pull=lambda cotangent: plan.pull(rules["vjp"], kept["vjp"], shape, cotangent),
+            pull=lambda *cotangent: plan.pull(rules["vjp"], kept["vjp"], shape, cotangent),
             push=lambda tangents: plan.push(
                 rules["jvp"], kept["jvp"], plan.tangents(tangents, none_is_zero=True)
             ),
@@ -258,6 +262,10 @@ class Op(Differentiable, Generic[P]):
     def _register(
         self, role: str, keeps: str | tuple[str, ...], directions: int
     ) -> Callable[[Function], Function]:
+        if not isinstance(keeps, str | tuple | list):
+            raise RuleError(
+                f"{self.__name__}: what the {role} rule keeps must be names, got {keeps!r}"
+            )
         names = (keeps,) if isinstance(keeps, str) else tuple(keeps)
         known = {argument.name for argument in self.signature.arguments} | {"y", "kept"}
         for name in names:
@@ -278,6 +286,10 @@ class Op(Differentiable, Generic[P]):
         self, role: str, function: Callable[..., Any], keeps: tuple[str, ...], directions: int
     ) -> tuple[str, ...]:
         """Return the parameters that a rule takes, or raise if its signature does not fit."""
+        if not callable(function):
+            raise RuleError(
+                f"{self.__name__}: the {role} rule must be a function, got {function!r}"
+            )
         parameters = list(inspect.signature(function).parameters.values())
         takes = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         arrays = len(parameters) - len(takes)
@@ -344,8 +356,8 @@ def op(body: Callable[Concatenate[Namespace, P], Any]) -> Op[P]:
     >>> swish
     <op swish(x, /, *, beta=1.0, backend=None)>
     """
-    if not callable(body):
-        raise ArgumentError(f"op: takes a function, got {body!r}")
+    if not inspect.isfunction(body):
+        raise ArgumentError(f"op: takes a function written in Python, got {body!r}")
     return Op(body)
 
 

@@ -8,9 +8,9 @@ from opsgrad._arguments import (
     Source,
     admit,
     check_fit,
-    floating_dtypes,
     home_of,
     place,
+    precision,
 )
 from opsgrad._errors import (
     ArgumentError,
@@ -78,10 +78,12 @@ class Plan:
         return out if isinstance(out, tuple) else (out, None)
 
     def pull(
-        self, rule: Rule, kept: Sequence[Any], shape: Shape, value: Any
+        self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
     ) -> tuple[Array | None, ...]:
-        """Apply the VJP rule to a cotangent of `shape`: a gradient for each array given."""
-        cotangent = self._accept(value, "the cotangent", "the result", shape)
+        """Apply the VJP rule to the one cotangent, of `shape`: a gradient for each array given."""
+        if len(values) != 1:
+            raise ArgumentError(f"{self.op}: a pullback takes one cotangent, got {len(values)}")
+        cotangent = self._accept(values[0], "the cotangent", "the result", shape)
         out = self._run_rule(rule, kept, (self._per_example(cotangent),))
         gradients = out if isinstance(out, tuple) else (out,)
         wanted = [one for one in self.every if one.argument.differentiable]
@@ -104,6 +106,16 @@ class Plan:
         if reduction != "none":
             out = self.backend.run(reduced, (out,), {"reduction": reduction})
         return self.finish(out, self.result, tangents)
+
+    def require_floating(self, numbers: Sequence[int]) -> None:
+        """Raise if an array that a derivative is asked by holds integers or is left out."""
+        for number in numbers:
+            one = self.every[number]
+            if not one.differentiable:
+                why = "is left out" if one.dtype is None else "holds integers"
+                raise DTypeError(
+                    f"{self.op}: there is no gradient by {one.argument.name}, because it {why}"
+                )
 
     def row_axis(self, number: int) -> int | None:
         """Return the axis that alone is mixed, counted from the end; None if it is not just one."""
@@ -250,15 +262,16 @@ def make_plan(
     op = signature.name
     values = signature.match(given)
     complete = signature.complete(parameters)
-    target = asked_for(backend)
+    asked = asked_for(backend, op)
     sources = admit(op, signature.arguments, values)
     home = home_of(op, sources)
+    target = asked or home
     if "axis" in complete:
         complete["axis"] = signature.place_axis(complete["axis"], sources[0].shape)
     check_fit(op, sources, complete.get("axis", -1))
     if check is not None:
         check(*(source.shape for source in sources))
-    signature.round_floats(complete, floating_dtypes(home, sources)[0])
+    signature.round_floats(complete, precision(home, target, sources))
 
     present = {source.name: source for source in sources}
     differentiable = {
@@ -266,9 +279,7 @@ def make_plan(
         for source in sources
         if source.argument.differentiable
     }
-    result, compute, device = place(sources, target or home)
-    if target is not None:
-        signature.round_floats(complete, result)
+    result, compute, device = place(op, sources, target)
     every = tuple(
         Input(
             argument,
@@ -288,8 +299,8 @@ def make_plan(
         op=op,
         every=every,
         given=len(given),
-        backend=target or home,
-        takes_foreign=target is not None,
+        backend=target,
+        takes_foreign=asked is not None,
         parameters=complete,
         result=result,
         compute=compute,

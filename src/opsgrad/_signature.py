@@ -112,10 +112,11 @@ class Signature:
             )
         if not self.arguments:
             raise RuleError(f"{name}: an op takes at least one array")
-        for argument in self.arguments:
-            if argument.name in ("y", "kept"):
+        for parameter in public:
+            if parameter.name in ("y", "kept", "backend"):
                 raise RuleError(
-                    f"{name}: the argument name {argument.name!r} means the op's result"
+                    f"{name}: the name {parameter.name!r} is taken: y and kept mean the op's "
+                    "result and residual, and backend where it runs"
                 )
         self.required = sum(not argument.optional for argument in self.arguments)
         self.floats = tuple(p.name for p in self.parameters.values() if p.annotation is float)
@@ -161,6 +162,9 @@ class Signature:
                 raise ArgumentError(
                     f"{self.name}: unknown keyword {name!r}; the parameters are {known}"
                 )
+        for name, parameter in self.parameters.items():
+            if parameter.default is inspect.Parameter.empty and name not in given:
+                raise ArgumentError(f"{self.name}: the parameter {name} must be given")
         return {
             name: parameter.check(self.name, given[name]) if name in given else parameter.default
             for name, parameter in self.parameters.items()

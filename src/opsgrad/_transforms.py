@@ -1,31 +1,33 @@
 """The transforms: what is asked of an op's rules."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeAlias, overload
 
+import numpy as np
+
 from opsgrad._chain import Chain
-from opsgrad._errors import ArgumentError, DTypeError
+from opsgrad._errors import ArgumentError
 from opsgrad._jacobian import Jacobian
-from opsgrad._op import Differentiable, Linearized, Op, unwrap
-from opsgrad._typing import Array
+from opsgrad._op import Differentiable, Op, unwrap
 
 P = ParamSpec("P")
-Pullback: TypeAlias = Callable[[Any], tuple[Any, ...]]
+Pullback: TypeAlias = Callable[..., tuple[Any, ...]]
 Function: TypeAlias = Differentiable | functools.partial[Any]
 
 
 @overload
 def vjp(
-    op: Op[Any], *arrays: Any, backend: str | None, **parameters: Any
+    op: Op[Any], /, *arrays: Any, backend: str | None, **parameters: Any
 ) -> tuple[Any, Pullback]: ...
 @overload
-def vjp(op: Op[P], *arrays: P.args, **parameters: P.kwargs) -> tuple[Any, Pullback]: ...
+def vjp(op: Op[P], /, *arrays: P.args, **parameters: P.kwargs) -> tuple[Any, Pullback]: ...
 @overload
 def vjp(
-    op: Chain | functools.partial[Any], *arrays: Any, **parameters: Any
+    op: Chain | functools.partial[Any], /, *arrays: Any, **parameters: Any
 ) -> tuple[Any, Pullback]: ...
-def vjp(op: Any, *arrays: Any, **parameters: Any) -> tuple[Any, Pullback]:
+def vjp(op: Any, /, *arrays: Any, **parameters: Any) -> tuple[Any, Pullback]:
     """Run an op and return its pullback: from a cotangent of the result to the gradients.
 
     The vector-Jacobian product, reverse mode: ``pull(g)`` is ``g · dy/dx`` for each array x.
@@ -70,18 +72,16 @@ def vjp(op: Any, *arrays: Any, **parameters: Any) -> tuple[Any, Pullback]:
     >>> dx
     array([2., 4., 6.])
     """
-    backend = parameters.pop("backend", None)
-    function, parameters = unwrap("vjp", op, parameters)
+    function, parameters, backend = unwrap("vjp", op, parameters)
     linear = function.linearize(arrays, parameters, backend, ("vjp",))
     return linear.value, linear.pull
 
 
 def jvp(
     op: Function,
+    /,
     primals: Sequence[Any],
     tangents: Sequence[Any],
-    *,
-    backend: str | None = None,
     **parameters: Any,
 ) -> tuple[Any, Any]:
     """Run an op and push tangents of its arrays forward to the tangent of its result.
@@ -123,7 +123,7 @@ def jvp(
     >>> dy.round(4)
     array([1.  , 0.42])
     """
-    function, parameters = unwrap("jvp", op, parameters)
+    function, parameters, backend = unwrap("jvp", op, parameters)
     for word, values in (("primals", primals), ("tangents", tangents)):
         if not isinstance(values, tuple | list):
             raise ArgumentError(
@@ -135,10 +135,9 @@ def jvp(
 
 def jacobian(
     op: Function,
-    x: Array,
-    *others: Any,
+    /,
+    *arrays: Any,
     argnum: int = 0,
-    backend: str | None = None,
     **parameters: Any,
 ) -> Jacobian:
     """Return the Jacobian of an op with respect to one of its arrays, as an operator.
@@ -147,7 +146,7 @@ def jacobian(
     ----------
     op : op, chain or functools.partial of one
         What to differentiate.
-    x, *others : array
+    *arrays : array
         The op's arrays.
     argnum : int, optional
         Which of them to differentiate by; the first by default.
@@ -184,18 +183,17 @@ def jacobian(
     >>> (J.T @ np.array([1.0, 0.0])).round(4)
     array([ 0.2222, -0.2222])
     """
-    function, parameters = unwrap("jacobian", op, parameters)
-    arrays = (x, *others)
-    _check_argnum("jacobian", "argnum", function, argnum, len(arrays))
-    stated = tuple(role for role in ("derivative", "jacobian") if function.has_rule(role))
-    linear = function.linearize(arrays, parameters, backend, ("vjp", "jvp", *stated))
-    _require_floating("jacobian", function, linear, argnum)
-    if function.array_names[argnum] == "params":
+    function, parameters, backend = unwrap("jacobian", op, parameters)
+    number = _array_number("jacobian", "argnum", function, argnum, len(arrays))
+    if function.array_names[number] == "params":
         raise ArgumentError(
             f"jacobian of {function.__name__}: argnum 1 is the nested tuple of parameters, which "
             "has no one Jacobian; use vjp or jvp, or the jacobian of a single stage"
         )
-    return Jacobian(function.__name__, linear, argnum)
+    stated = tuple(role for role in ("derivative", "jacobian") if function.has_rule(role))
+    roles = ("vjp", "jvp", *stated)
+    linear = function.linearize(arrays, parameters, backend, roles, by=(number,))
+    return Jacobian(function.__name__, linear, number)
 
 
 def value_and_grad(
@@ -236,17 +234,19 @@ def value_and_grad(
     array([[-0.375,  0.125,  0.125,  0.125],
            [ 0.125,  0.125,  0.125, -0.375]])
     """
-    function, fixed = unwrap("value_and_grad", op, {})
-    numbers = argnums if isinstance(argnums, tuple) else (argnums,)
-    for number in numbers:
-        _check_argnum("value_and_grad", "argnums", function, number, len(function.array_names))
+    function, _, _ = unwrap("value_and_grad", op, {})
+    given = argnums if isinstance(argnums, tuple) else (argnums,)
+    every = len(function.array_names)
+    numbers = tuple(
+        _array_number("value_and_grad", "argnums", function, one, every) for one in given
+    )
 
-    def run(*arrays: Any, backend: str | None = None, **parameters: Any) -> tuple[Any, Any]:
-        for number in numbers:
-            _check_argnum("value_and_grad", "argnums", function, number, len(arrays))
-        linear = function.linearize(arrays, fixed | parameters, backend, ("vjp",))
-        for number in numbers:
-            _require_floating("value_and_grad", function, linear, number)
+    def run(*arrays: Any, **parameters: Any) -> tuple[Any, Any]:
+        _, complete, backend = unwrap("value_and_grad", op, parameters)
+        if arrays:  # without any, the op says what is missing
+            for number in numbers:
+                _array_number("value_and_grad", "argnums", function, number, len(arrays))
+        linear = function.linearize(arrays, complete, backend, ("vjp",), by=numbers)
         gradients = linear.pull(linear.backend.namespace.ones_like(linear.value))
         chosen = tuple(gradients[number] for number in numbers)
         return linear.value, chosen if isinstance(argnums, tuple) else chosen[0]
@@ -254,22 +254,18 @@ def value_and_grad(
     return run
 
 
-def _check_argnum(
+def _array_number(
     transform: str, word: str, function: Differentiable, number: Any, count: int
-) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+) -> int:
+    """Return an `argnum` as an int, or raise if it is none of the arrays."""
+    try:
+        place = -1 if isinstance(number, bool | np.bool_) else operator.index(number)
+    except TypeError:
+        place = -1
+    if not 0 <= place < max(count, 1):
         names = ", ".join(f"{k} ({name})" for k, name in enumerate(function.array_names))
         raise ArgumentError(
             f"{transform} of {function.__name__}: {word} must be among the {count} arrays given of "
             f"{names}; got {number!r}"
         )
-
-
-def _require_floating(
-    transform: str, function: Differentiable, linear: Linearized, number: int
-) -> None:
-    if not linear.inputs[number].differentiable:
-        raise DTypeError(
-            f"{transform} of {function.__name__}: {function.array_names[number]} has no gradient, "
-            "because it holds integers or is None"
-        )
+    return place

@@ -4,8 +4,11 @@ import contextlib
 import contextvars
 import difflib
 import importlib
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from opsgrad._errors import ArgumentError, UnknownBackendError
 from opsgrad._typing import Array
@@ -18,6 +21,7 @@ __all__ = [
     "backend_of",
     "backends",
     "get_backend",
+    "host_array",
     "to_numpy",
     "use_backend",
 ]
@@ -34,15 +38,17 @@ _by_type: dict[type, Backend | None] = {}
 _in_force: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
 
-def get_backend(name: str) -> Backend:
-    """Return the backend called `name`, whether or not it can run here."""
+def get_backend(name: str, taker: str = "opsgrad") -> Backend:
+    """Return the backend called `name`, whether or not it can run here; `taker` is who asks."""
     if not isinstance(name, str):
-        raise ArgumentError(f"backend must be a name, got {name!r} of type {type(name).__name__}")
+        raise ArgumentError(
+            f"{taker}: backend must be a name, got {name!r} of type {type(name).__name__}"
+        )
     if name not in _BUILTIN:
         near = difflib.get_close_matches(name, _BUILTIN)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownBackendError(
-            f"unknown backend {name!r}: {hint}known are {', '.join(map(repr, _BUILTIN))}"
+            f"{taker}: unknown backend {name!r}: {hint}known are {', '.join(map(repr, _BUILTIN))}"
         )
     if name not in _loaded:
         module, _, attribute = _BUILTIN[name].partition(":")
@@ -61,6 +67,8 @@ def backend_of(value: object) -> Backend | None:
 
 
 def _find(value: object) -> Backend | None:
+    if isinstance(value, type | np.ma.MaskedArray):  # a masked array would lose its mask
+        return None
     for name in _BUILTIN:
         if get_backend(name).owns(value):
             return get_backend(name)
@@ -70,14 +78,14 @@ def _find(value: object) -> Backend | None:
     return None
 
 
-def asked_for(name: str | None) -> Backend | None:
-    """Return the backend that a call's ``backend=`` or the context asks for, ready to run."""
+def asked_for(name: str | None, op: str) -> Backend | None:
+    """Return the backend that a call's ``backend=`` or the context asks for, if any."""
     if name is None:
         name = _in_force.get()
         if name is None:
             return None
-    backend = get_backend(name)
-    backend.require()
+    backend = get_backend(name, op)
+    backend.require(op)
     return backend
 
 
@@ -112,8 +120,8 @@ def use_backend(name: str) -> Iterator[Backend]:
     ...     og.relu([-1.0, 2.0])
     array([0., 2.])
     """
-    backend = get_backend(name)
-    backend.require()
+    backend = get_backend(name, "use_backend")
+    backend.require("use_backend")
     token = _in_force.set(name)
     try:
         yield backend
@@ -125,6 +133,8 @@ class _Table(Mapping[str, Backend]):
     """The backends by name; printed, a table of what is available and why not."""
 
     def __getitem__(self, name: str) -> Backend:
+        if name not in _BUILTIN:
+            raise KeyError(name)
         return get_backend(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -159,6 +169,19 @@ def backends() -> Mapping[str, Backend]:
     return _Table()
 
 
+def host_array(op: str, name: str, value: object) -> Array:
+    """Return a list or a number as a NumPy array, or raise if it is neither."""
+    if not isinstance(value, list | tuple | bool | int | float | complex):
+        raise ArgumentError(
+            f"{op}: {name} must be an array, a list or a number, "
+            f"got {reprlib.repr(value)} of type {type(value).__name__}"
+        )
+    try:
+        return np.array(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{op}: {name} is no rectangular list of numbers: {error}") from None
+
+
 def to_numpy(x: Array) -> Array:
     """Bring an array of any backend to NumPy.
 
@@ -187,6 +210,7 @@ def to_numpy(x: Array) -> Array:
     backend = backend_of(x)
     if backend is not None:
         return backend.to_numpy(x)
-    if x is None or isinstance(x, str | bytes):
-        raise ArgumentError(f"to_numpy: x must be an array, got {x!r}")
-    return get_backend("numpy").asarray(x)
+    host = host_array("to_numpy", "x", x)
+    if host.dtype.kind not in "biufc":
+        raise ArgumentError(f"to_numpy: x must hold numbers, got {reprlib.repr(x)}")
+    return host

@@ -44,9 +44,29 @@ class JaxBackend(Backend):
         import jax.numpy as jnp
 
         host = np.asarray(value)
-        if dtype is None and isinstance(value, np.ndarray):
-            _refuse_to_narrow(host)
+        reason = self.why_not(host) if dtype is None and isinstance(value, np.ndarray) else None
+        if reason is not None:
+            raise DTypeError(reason)
         return jnp.array(host, dtype=dtype, device=device)
+
+    def why_not(self, host: Array) -> str | None:
+        import jax
+
+        if jax.config.jax_enable_x64:
+            return None
+        if host.dtype in (np.float64, np.complex128):
+            return (
+                f"backend 'jax' would silently turn {host.dtype} data into its 32-bit form: call "
+                "jax.config.update('jax_enable_x64', True) first, or pass float32 data"
+            )
+        if host.dtype.kind in "iu" and host.dtype.itemsize == 8 and host.size:
+            info = np.iinfo(np.int32)
+            if host.min() < info.min or host.max() > info.max:
+                return (
+                    f"backend 'jax' would silently wrap {host.dtype} values that do not fit in 32 "
+                    "bits: call jax.config.update('jax_enable_x64', True) first"
+                )
+        return None
 
     def values_now(self, array: Array) -> Array | None:
         import jax
@@ -73,23 +93,3 @@ class JaxBackend(Backend):
         except TypeError:  # a parameter of a user's op that cannot be hashed
             return function(self.namespace, *arrays, **parameters)
         return compiled(*arrays)
-
-
-def _refuse_to_narrow(host: Array) -> None:
-    """Raise where JAX would change 64-bit values silently."""
-    import jax
-
-    if jax.config.jax_enable_x64:
-        return
-    if host.dtype in (np.float64, np.complex128):
-        raise DTypeError(
-            f"backend 'jax' would silently turn {host.dtype} data into its 32-bit form: call "
-            "jax.config.update('jax_enable_x64', True) first, or pass float32 data"
-        )
-    if host.dtype.kind in "iu" and host.dtype.itemsize == 8 and host.size:
-        info = np.iinfo(np.int32)
-        if host.min() < info.min or host.max() > info.max:
-            raise DTypeError(
-                f"backend 'jax' would silently wrap {host.dtype} values that do not fit in 32 "
-                "bits: call jax.config.update('jax_enable_x64', True) first"
-            )

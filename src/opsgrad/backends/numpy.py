@@ -43,9 +43,7 @@ class NumPyBackend(Backend):
         return self._namespace
 
     def owns(self, array: object) -> bool:
-        # A masked array would lose its mask without a word.
-        is_numpy = bool(array_api_compat.is_numpy_array(array))
-        return is_numpy and not isinstance(array, np.ma.MaskedArray)
+        return bool(array_api_compat.is_numpy_array(array))
 
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
         return np.array(value, dtype=dtype)

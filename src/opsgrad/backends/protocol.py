@@ -55,11 +55,13 @@ class Backend:
         """Whether the backend can run here."""
         return self.why_unavailable() is None
 
-    def require(self) -> None:
-        """Raise `BackendUnavailableError` if the backend cannot run here."""
+    def require(self, taker: str) -> None:
+        """Raise `BackendUnavailableError` if the backend, which `taker` asks for, cannot run."""
         reason = self.why_unavailable()
         if reason is not None:
-            raise BackendUnavailableError(f"backend {self.name!r} is not available: {reason}")
+            raise BackendUnavailableError(
+                f"{taker}: backend {self.name!r} is not available: {reason}"
+            )
 
     def owns(self, array: object) -> bool:
         """Whether `array` is one of this library's arrays."""
@@ -75,6 +77,10 @@ class Backend:
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
         """Bring a NumPy array, a list or a number to this backend, as a copy."""
         return self.namespace.asarray(value, dtype=dtype, device=device, copy=True)
+
+    def why_not(self, host: Array) -> str | None:
+        """Say why a NumPy array cannot be brought here without changing its values, if so."""
+        return None
 
     def to_numpy(self, array: Array) -> Array:
         """Bring one of this backend's arrays to NumPy."""

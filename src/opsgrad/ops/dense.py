@@ -9,6 +9,65 @@ from opsgrad._typing import Array, Namespace
 
 @op
 def dense(xp: Namespace, x: Array, w: Shared, b: Shared = None, /) -> Array:
+    """Compute an affine map of the last axis: a dense layer without activation.
+
+    ``y = x @ w + b``
+
+    Parameters
+    ----------
+    x : array
+        The inputs, of shape (..., in); floating-point or integer.
+    w : array
+        The weights, of shape (in, out): inputs first, the transpose of what some libraries store.
+    b : array, optional
+        The biases, of shape (out,); without them, or with None, nothing is added.
+    backend : str, optional
+        The backend to run on, the arrays' own by default.
+
+    Returns
+    -------
+    array
+        Of shape (..., out), in the data type that the arrays promote to; if all hold integers, the
+        library's default floating-point type.
+
+    Raises
+    ------
+    ArgumentError, DTypeError
+        A TypeError, if an argument is not an array of real numbers.
+    ShapeError
+        A ValueError, if the shapes do not fit; the message says so if `w` looks transposed.
+
+    Notes
+    -----
+    The backward rule is ``dx = g @ w.T``, ``dw = x.T @ g`` and ``db = g``, the last two summed over
+    all the examples, that is over every axis but the last [1]_. Zero weights stop the gradient: the
+    layers below get ``dx = 0`` and learn nothing.
+
+    The accuracy is that of the library's matrix product, which adds in whatever order is fastest.
+    NaN and infinities spread as they do there. No examples give a result of no rows and gradients
+    of 0; for in = 0 the result is `b`.
+
+    References
+    ----------
+    .. [1] Rumelhart, D. E., Hinton, G. E., Williams, R. J. (1986). "Learning Representations by
+       Back-Propagating Errors". Nature 323.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import opsgrad as og
+    >>> x, w = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0]])
+    >>> y, pull = og.vjp(og.dense, x, w, np.array([10.0, 20.0, 30.0]))
+    >>> y
+    array([[11., 22., 31.],
+           [13., 24., 31.]])
+    >>> dx, dw, db = pull(np.ones((2, 3)))
+    >>> dw
+    array([[4., 4., 4.],
+           [6., 6., 6.]])
+    >>> db
+    array([2., 2., 2.])
+    """
     out = xp.matmul(x, w)
     return out if b is None else out + b
 

@@ -91,6 +91,73 @@ def _push(xp: Namespace, x: Array, dx: Array, p: float, axis: int, keepdims: boo
 def lp_norm(
     xp: Namespace, x: Array, /, *, p: Order = 2.0, axis: int = -1, keepdims: bool = False
 ) -> Array:
+    """Compute the p-norm along an axis, for every p > 0 and for p = inf.
+
+    ``y = (sum_i |x_i|**p)**(1/p)``, and ``y = max_i |x_i|`` for p = inf.
+
+    Parameters
+    ----------
+    x : array
+        Of any shape with at least one axis; floating-point or integer.
+    p : float, optional
+        The order: positive, or infinity. Below 1 the triangle inequality fails. It is rounded to
+        the data type of the result.
+    axis : int, optional
+        The axis whose entries make up a vector; the last by default.
+    keepdims : bool, optional
+        Whether to keep `axis`, with length 1; by default it is dropped.
+    backend : str, optional
+        The backend to run on, the arrays' own by default.
+
+    Returns
+    -------
+    array
+        The shape of `x` without `axis`, in the data type of `x`; for integers, the library's
+        default floating-point type.
+
+    Raises
+    ------
+    ArgumentError, DTypeError
+        A TypeError, if `x` is not an array of real numbers.
+    AxisError
+        A ValueError and an IndexError, if `x` has no such axis.
+    ParameterError
+        A ValueError, if `p` is not positive, or if rounding makes it 0 or infinite.
+
+    Notes
+    -----
+    A power of two near the largest magnitude is divided out first [1]_ (for p from 96 in float32,
+    960 in float64, the largest magnitude itself), so that no power overflows and not all underflow.
+    Largest error measured, in units in the last place: 4.5 for p >= 1, 8.5 for p from 1/2 to 1,
+    about 4/p below.
+
+    The backward rule is ``dx_i = g * sign(x_i) * (|x_i| / y)**(p - 1)``; largest error measured for
+    p from 1/2 to 30: 7.4 units. At the zero vector the gradient is 0 for every p. At a single zero
+    coordinate it is 0 too: for p = 1 that is the subgradient of the smallest magnitude, but below
+    1, where the slope is infinite there, it is a convention and no subgradient. For p = inf the
+    entries of the largest magnitude share g evenly.
+
+    With an infinite entry the norm is +inf and the gradient of the slice NaN; with NaN both are
+    NaN. The norm over an empty axis is 0.
+
+    References
+    ----------
+    .. [1] Blue, J. L. (1978). "A Portable Fortran Program to Find the Euclidean Norm of a Vector".
+       ACM Transactions on Mathematical Software 4(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import opsgrad as og
+    >>> y, pull = og.vjp(og.lp_norm, np.array([3e200, -4e200, 0.0]), p=3.0)
+    >>> print(f"{float(y):.4g}")
+    4.498e+200
+    >>> pull(1.0)[0].round(4)
+    array([ 0.4449, -0.7908,  0.    ])
+    >>> y, pull = og.vjp(og.lp_norm, np.array([2.0, -2.0, 1.0]), p=np.inf)
+    >>> pull(1.0)[0]
+    array([ 0.5, -0.5,  0. ])
+    """
     return drop_axis(xp, _norm(xp, x, p, axis), axis, keepdims)
 
 
@@ -106,6 +173,58 @@ def _(xp: Namespace, x: Array, dx: Array, /, *, p: float, axis: int, keepdims: b
 
 @op
 def l1_norm(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = False) -> Array:
+    """Compute the sum of magnitudes along an axis.
+
+    ``y = sum_i |x_i|``
+
+    Parameters
+    ----------
+    x : array
+        Of any shape with at least one axis; floating-point or integer.
+    axis : int, optional
+        The axis whose entries make up a vector; the last by default.
+    keepdims : bool, optional
+        Whether to keep `axis`, with length 1; by default it is dropped.
+    backend : str, optional
+        The backend to run on, the arrays' own by default.
+
+    Returns
+    -------
+    array
+        The shape of `x` without `axis`, in the data type of `x`; for integers, the library's
+        default floating-point type.
+
+    Raises
+    ------
+    ArgumentError, DTypeError
+        A TypeError, if `x` is not an array of real numbers.
+    AxisError
+        A ValueError and an IndexError, if `x` has no such axis.
+
+    Notes
+    -----
+    The backward rule is ``dx_i = g * sign(x_i)``. At a zero coordinate every number from -g to g
+    belongs to a subgradient [1]_; the rule takes 0, the smallest in magnitude. So the gradient at
+    the zero vector is 0. Value and gradient are those of `lp_norm` with ``p=1``.
+
+    With an infinite entry the norm is +inf and the gradient of the slice NaN; with NaN both are
+    NaN. The norm over an empty axis is 0.
+
+    References
+    ----------
+    .. [1] Rockafellar, R. T. (1970). "Convex Analysis". Princeton University Press, section 23.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import opsgrad as og
+    >>> y, pull = og.vjp(og.l1_norm, np.array([[3.0, -4.0, 0.0], [0.0, 0.0, 0.0]]))
+    >>> y
+    array([7., 0.])
+    >>> pull(np.array([10.0, 10.0]))[0]
+    array([[ 10., -10.,   0.],
+           [  0.,   0.,   0.]])
+    """
     return drop_axis(xp, _norm(xp, x, 1.0, axis), axis, keepdims)
 
 
@@ -121,6 +240,63 @@ def _(xp: Namespace, x: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Ar
 
 @op
 def l2_norm(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = False) -> Array:
+    """Compute the Euclidean norm along an axis.
+
+    ``y = sqrt(sum_i x_i**2)``
+
+    Parameters
+    ----------
+    x : array
+        Of any shape with at least one axis; floating-point or integer.
+    axis : int, optional
+        The axis whose entries make up a vector; the last by default.
+    keepdims : bool, optional
+        Whether to keep `axis`, with length 1; by default it is dropped.
+    backend : str, optional
+        The backend to run on, the arrays' own by default.
+
+    Returns
+    -------
+    array
+        The shape of `x` without `axis`, in the data type of `x`; for integers, the library's
+        default floating-point type.
+
+    Raises
+    ------
+    ArgumentError, DTypeError
+        A TypeError, if `x` is not an array of real numbers.
+    AxisError
+        A ValueError and an IndexError, if `x` has no such axis.
+
+    Notes
+    -----
+    A power of two near the largest magnitude is divided out first, and multiplied back [1]_: no
+    square overflows or is lost by underflow unless it is negligible. Largest error measured: 2.3
+    units in the last place.
+
+    The backward rule is ``dx_i = g * x_i / y``; largest error measured: 3.5 units. At the zero
+    vector the gradient is 0, the subgradient of the smallest norm, where ``x / y`` as written is
+    NaN. Value and gradient are those of `lp_norm` with ``p=2``.
+
+    With an infinite entry the norm is +inf and the gradient of the slice NaN; with NaN both are
+    NaN. The norm over an empty axis is 0.
+
+    References
+    ----------
+    .. [1] Blue, J. L. (1978). "A Portable Fortran Program to Find the Euclidean Norm of a Vector".
+       ACM Transactions on Mathematical Software 4(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import opsgrad as og
+    >>> y, pull = og.vjp(og.l2_norm, np.array([[3e200, -4e200], [0.0, 0.0]]))
+    >>> y.tolist()
+    [5e+200, 0.0]
+    >>> pull(np.ones(2))[0].round(4)
+    array([[ 0.6, -0.8],
+           [ 0. ,  0. ]])
+    """
     return drop_axis(xp, _norm(xp, x, 2.0, axis), axis, keepdims)
 
 
@@ -136,6 +312,61 @@ def _(xp: Namespace, x: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Ar
 
 @op
 def squared_l2_norm(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = False) -> Array:
+    """Compute the sum of squares along an axis.
+
+    ``y = sum_i x_i**2``
+
+    Parameters
+    ----------
+    x : array
+        Of any shape with at least one axis; floating-point or integer.
+    axis : int, optional
+        The axis whose entries make up a vector; the last by default.
+    keepdims : bool, optional
+        Whether to keep `axis`, with length 1; by default it is dropped.
+    backend : str, optional
+        The backend to run on, the arrays' own by default.
+
+    Returns
+    -------
+    array
+        The shape of `x` without `axis`, in the data type of `x`; for integers, the library's
+        default floating-point type.
+
+    Raises
+    ------
+    ArgumentError, DTypeError
+        A TypeError, if `x` is not an array of real numbers.
+    AxisError
+        A ValueError and an IndexError, if `x` has no such axis.
+
+    Notes
+    -----
+    The backward rule is ``dx_i = g * 2 * x_i``: smooth everywhere, also at the zero vector, where
+    the gradient of `l2_norm` has to be chosen.
+
+    Nothing is scaled, because the result itself overflows: entries beyond 1.8e19 in float32,
+    1.3e154 in float64, give +inf, long before the gradient overflows. An infinite entry gives +inf
+    and an infinite gradient at that entry alone; NaN gives NaN in the value and at that entry of
+    the gradient. Over an empty axis the sum is 0.
+
+    References
+    ----------
+    Derivation: the derivative of x**2 is 2 x.
+
+    Examples
+    --------
+    Weight decay, and the gradient that it adds:
+
+    >>> import numpy as np
+    >>> import opsgrad as og
+    >>> y, pull = og.vjp(og.squared_l2_norm, np.array([[1.0, 2.0], [0.0, -3.0]]))
+    >>> y
+    array([5., 9.])
+    >>> pull(np.array([0.5, 0.5]))[0]
+    array([[ 1.,  2.],
+           [ 0., -3.]])
+    """
     return xp.sum(xp.square(x), axis=axis, keepdims=keepdims)
 
 

@@ -1,0 +1,419 @@
+"""Transforms refuse bad cotangents, tangents and argument numbers, and what is no op."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Library, library_parameters
+from refusal import (
+    Builtin,
+    TooEarlyError,
+    all_refused,
+    complaint,
+    good,
+    nothing_runs,
+    refused,
+    replaced,
+)
+
+import opsgrad as og
+from opsgrad.conformance import TABLE
+
+TRANSFORMS: dict[str, Callable[[Any], Any]] = {
+    "vjp": lambda op: og.vjp(op, np.ones(3)),
+    "jvp": lambda op: og.jvp(op, (np.ones(3),), (np.ones(3),)),
+    "jacobian": lambda op: og.jacobian(op, np.ones(3)),
+    "value_and_grad": og.value_and_grad,
+    "chain": og.chain,
+}
+
+
+@functools.cache
+def at(name: str) -> tuple[Any, Any, Any]:
+    """Return an op's value, its pullback and its Jacobian at a good point."""
+    arrays, op = good(name), TABLE[name].op
+    return (*og.vjp(op, *arrays), og.jacobian(op, *arrays))
+
+
+# Cotangents and tangents: what is wrong with one where an array like `a` is meant
+
+Spoil = Callable[[np.ndarray], Any]
+
+NO_ARRAYS: dict[str, Spoil] = {
+    "None": lambda a: None,
+    "string": lambda a: "abc",
+    "dict": lambda a: {},
+    "object": lambda a: object(),
+    "function": lambda a: len,
+    "array class": lambda a: np.ndarray,
+    "generator": lambda a: iter(a.ravel()),
+    "list of strings": lambda a: a.astype(str).tolist(),
+    "list of None": lambda a: np.full(a.shape, None).tolist(),
+    "list of bools": lambda a: (a > 0).tolist(),
+    "ragged list": lambda a: [[0.5], [0.5, 0.5]],
+    "masked array": np.ma.masked_array,
+}
+
+WRONG_DTYPES: dict[str, Spoil] = {
+    "integers": lambda a: a.astype(np.int64),
+    "unsigned integers": lambda a: a.astype(np.uint8),
+    "bools": lambda a: a > 0,
+    "complex numbers": lambda a: a + 0j,
+    "objects": lambda a: a.astype(object),
+    "strings": lambda a: a.astype(str),
+    "datetimes": lambda a: a.astype(np.int64).astype("M8[s]"),
+}
+
+WRONG_SHAPES: dict[str, Spoil] = {
+    "one axis more": lambda a: a[..., None],
+    "one axis more in front": lambda a: a[None],
+    "one entry more": lambda a: np.full(tuple(n + 1 for n in a.shape) or 2, 0.5),
+    "a number for all": lambda a: 0.5 if a.ndim else [0.5],
+    "0-d for all": lambda a: np.asarray(0.5) if a.ndim else np.full(1, 0.5),
+    "one entry for all": lambda a: np.full((1,) * a.ndim or (1, 1), 0.5),
+    "transposed": lambda a: a.T if a.ndim > 1 else a[:, None],
+    "flat": lambda a: a.ravel() if a.ndim > 1 else a[None],
+    "the whole in a tuple": lambda a: (a,),
+    "list of another length": lambda a: [0.5] * (len(a) + 1),
+    "empty": lambda a: np.empty(0),
+    "empty list": lambda a: [],
+}
+
+GROUPS = {
+    "no arrays": NO_ARRAYS,
+    "wrong data types": WRONG_DTYPES,
+    "wrong shapes": WRONG_SHAPES,
+}
+
+
+def expected(kind: str, bad: Any, like: np.ndarray) -> tuple[Builtin, tuple[str, ...]]:
+    """Return the builtin that a direction's refusal is caught as, and what it has to mention."""
+    if kind in WRONG_SHAPES:
+        return ValueError, (str(np.shape(bad)), str(like.shape))
+    if kind in WRONG_DTYPES:
+        return TypeError, (str(bad.dtype),)
+    if kind == "ragged list":
+        return (TypeError, ValueError), ()
+    return TypeError, () if isinstance(bad, list) else (type(bad).__name__.replace("Type", ""),)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_cotangents_are_refused(name: str, group: str) -> None:
+    y, pull, jacobian = at(name)
+    y = np.asarray(y)
+    wrong = {}
+    with nothing_runs():
+        for kind, spoil in GROUPS[group].items():
+            bad = spoil(y)
+            builtin, got = expected(kind, bad, y)
+            for way, call in {
+                "pull": lambda bad=bad: pull(bad),
+                "J.T @": lambda bad=bad: jacobian.T @ bad,
+            }.items():
+                wrong[f"{way} {kind}"] = complaint(call, builtin, name, "cotangent", *got)
+    all_refused(wrong)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_tangents_are_refused(name: str, group: str) -> None:
+    op, arrays, jacobian = TABLE[name].op, good(name), at(name)[2]
+    tangents = good_tangents(name)
+    wrong = {}
+    with nothing_runs(op):
+        for kind, spoil in GROUPS[group].items():
+            for place, word in enumerate(TABLE[name].arguments):
+                if tangents[place] is None:
+                    continue
+                bad = spoil(arrays[place])
+                builtin, got = expected(kind, bad, arrays[place])
+                spoilt = replaced(tangents, place, bad)
+                calls = {f"jvp by {word}": lambda t=spoilt: og.jvp(op, arrays, t)}
+                if place == 0:
+                    calls["J @"] = lambda bad=bad: jacobian @ bad
+                for way, call in calls.items():
+                    wrong[f"{way} {kind}"] = complaint(call, builtin, name, "tangent", word, *got)
+    all_refused(wrong)
+
+
+def good_tangents(name: str) -> tuple[Any, ...]:
+    """Return tangents that the op takes at the good point."""
+    floating = TABLE[name].differentiable
+    return tuple(a if f else None for a, f in zip(good(name), floating, strict=True))
+
+
+@pytest.mark.parametrize("other", library_parameters("torch", "array-api-strict"))
+@pytest.mark.parametrize("name", TABLE)
+def test_cotangents_and_tangents_of_another_library_are_refused(name: str, other: Library) -> None:
+    op, arrays = TABLE[name].op, good(name)
+    y, pull, jacobian = at(name)
+    g, t = other.put(y), other.put(arrays[0])
+    tangents = replaced(good_tangents(name), 0, t)
+    first = TABLE[name].arguments[0]
+    with nothing_runs(op):
+        wrong = {
+            "pull": complaint(lambda: pull(g), TypeError, name, "cotangent", other.package),
+            "J.T @": complaint(lambda: jacobian.T @ g, TypeError, name, "cotangent", other.package),
+            "J @": complaint(lambda: jacobian @ t, TypeError, name, first, other.package),
+            "jvp": complaint(
+                lambda: og.jvp(op, arrays, tangents), TypeError, name, "tangent", first
+            ),
+        }
+    all_refused(wrong)
+
+
+LABEL_OPS = [name for name, row in TABLE.items() if "labels" in row.arguments]
+
+
+@pytest.mark.parametrize("kind", ["zeros", "float zeros", "zero"])
+@pytest.mark.parametrize("name", LABEL_OPS)
+def test_a_tangent_for_labels_is_refused(name: str, kind: str) -> None:
+    op, (scores, labels) = TABLE[name].op, good(name)
+    bad = {"zeros": np.zeros_like(labels), "float zeros": labels * 0.0, "zero": 0}[kind]
+    call = lambda: og.jvp(op, (scores, labels), (scores, bad))  # noqa: E731
+    refused(call, TypeError, name, "tangent", "labels", "None", op=op)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_tangent_for_an_integer_array_is_refused(name: str) -> None:
+    op, arrays = TABLE[name].op, good(name)
+    whole = arrays[0].astype(np.int64)
+    call = lambda: og.jvp(op, (whole, *arrays[1:]), (arrays[0],) * len(arrays))  # noqa: E731
+    refused(call, TypeError, name, "tangent", TABLE[name].arguments[0], "None", op=op)
+
+
+def test_a_tangent_for_an_argument_left_out_is_refused() -> None:
+    x, w, b = good("dense")
+    call = lambda: og.jvp(og.dense, (x, w, None), (x, w, b))  # noqa: E731
+    refused(call, TypeError, "dense", "tangent", "b", "None", op=og.dense)
+
+
+@pytest.mark.parametrize("extra", [1, 2, -1])
+@pytest.mark.parametrize("name", TABLE)
+def test_a_wrong_number_of_tangents_is_refused(name: str, extra: int) -> None:
+    op, arrays = TABLE[name].op, good(name)
+    tangents = (arrays + arrays[:1] * 2)[: len(arrays) + extra]
+    call = lambda: og.jvp(op, arrays, tangents)  # noqa: E731
+    counts = (str(len(arrays)), str(len(tangents)))
+    refused(call, TypeError, name, "tangent" if len(tangents) == 1 else "tangents", *counts, op=op)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("name", TABLE)
+def test_a_wrong_number_of_cotangents_is_refused(name: str, count: int) -> None:
+    y, pull, _ = at(name)
+    refused(lambda: pull(*(y,) * count), TypeError, name, "cotangent")
+
+
+NO_TUPLES: dict[str, Callable[[np.ndarray], Any]] = {
+    "array": lambda a: a,
+    "None": lambda a: None,
+    "number": lambda a: 1.0,
+    "string": lambda a: "x",
+    "dict": lambda a: {"x": a},
+    "set": lambda a: {1.0},
+    "generator": lambda a: iter((a,)),
+}
+
+
+@pytest.mark.parametrize("word", ["primals", "tangents"])
+@pytest.mark.parametrize("name", TABLE)
+def test_primals_and_tangents_that_are_no_tuples_are_refused(name: str, word: str) -> None:
+    op, arrays = TABLE[name].op, good(name)
+    wrong = {}
+    with nothing_runs(op):
+        for kind, make in NO_TUPLES.items():
+            bad = make(arrays[0])
+            both = (bad, arrays) if word == "primals" else (arrays, bad)
+            words = ("jvp", name, word, type(bad).__name__)
+            wrong[kind] = complaint(lambda both=both: og.jvp(op, *both), TypeError, *words)
+    all_refused(wrong)
+
+
+# Argument numbers
+
+NO_NUMBERS: dict[str, Any] = {
+    "string": "0",
+    "name": "x",
+    "float": 0.0,
+    "None": None,
+    "bool": True,
+    "NumPy bool": np.False_,
+    "complex": 0j,
+    "array": np.zeros(1, np.int64),
+    "object": object(),
+}
+
+
+def numbers(name: str) -> Iterator[tuple[Any, Any]]:
+    """Yield argument numbers that the op does not have, and the error that each is."""
+    count = len(TABLE[name].arguments)
+    # A number that names no argument is wrong in its type or in its value: both are caught.
+    for number in (count, count + 1, -1, -count, 10**9):
+        yield number, (TypeError, ValueError, IndexError)
+    for number in NO_NUMBERS.values():
+        yield number, TypeError
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_argnum_of_jacobian_is_refused(name: str) -> None:
+    op, arrays = TABLE[name].op, good(name)
+    bad = [*numbers(name), ((0,), TypeError), ([0], TypeError)]
+    with nothing_runs(op):
+        wrong = {
+            repr(n): complaint(
+                lambda n=n: og.jacobian(op, *arrays, argnum=n), error, "jacobian", name, "argnum"
+            )
+            for n, error in bad
+        }
+    all_refused(wrong)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_argnums_of_value_and_grad_are_refused(name: str) -> None:
+    op, arrays = TABLE[name].op, good(name)
+    bad = [*numbers(name), ([0], TypeError), ({0}, TypeError), (((0,),), TypeError)]
+    bad += [((n, 0), error) for n, error in numbers(name)]
+    with nothing_runs(op):
+        wrong = {
+            repr(n): complaint(
+                lambda n=n: og.value_and_grad(op, n)(*arrays),
+                error,
+                "value_and_grad",
+                name,
+                "argnums",
+            )
+            for n, error in bad
+        }
+    all_refused(wrong)
+
+
+def test_argnums_beyond_the_arrays_given_are_refused() -> None:
+    x, w, _ = good("dense")
+    wanted = (TypeError, ValueError, IndexError)
+    bad = og.value_and_grad(og.dense, 2)
+    refused(lambda: bad(x, w), wanted, "value_and_grad", "dense", "argnums", "2", op=og.dense)
+    refused(lambda: og.jacobian(og.dense, x, w, argnum=2), wanted, "dense", "argnum", op=og.dense)
+
+
+def undifferentiable() -> Iterator[tuple[str, tuple[Any, ...], int]]:
+    """Yield ops, arrays, and the number of one without a gradient."""
+    for name, row in TABLE.items():
+        arrays = good(name)
+        yield name, (arrays[0].astype(np.int64), *arrays[1:]), 0
+        if name in LABEL_OPS:
+            yield name, arrays, row.arguments.index("labels")
+    x, w, _ = good("dense")
+    yield "dense", (x, w, None), 2
+    yield "dense", (x, w.astype(np.int32)), 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "number"),
+    [
+        pytest.param(*one, id=f"{one[0]}-{TABLE[one[0]].arguments[one[2]]}")
+        for one in undifferentiable()
+    ],
+)
+def test_argument_numbers_of_what_has_no_gradient_are_refused(
+    name: str, arrays: tuple[Any, ...], number: int
+) -> None:
+    op, word = TABLE[name].op, TABLE[name].arguments[number]
+    calls = {
+        "jacobian": lambda: og.jacobian(op, *arrays, argnum=number),
+        "value_and_grad": lambda: og.value_and_grad(op, number)(*arrays),
+        "value_and_grad of two": lambda: og.value_and_grad(op, (number, number))(*arrays),
+    }
+    with nothing_runs(op):
+        wrong = {way: complaint(call, TypeError, name, word) for way, call in calls.items()}
+    all_refused(wrong)
+
+
+# What is no op
+
+NO_OPS: dict[str, Any] = {
+    "NumPy function": np.tanh,
+    "lambda": lambda x: x,
+    "builtin": abs,
+    "string": "softmax",
+    "None": None,
+    "number": 3,
+    "class": og.OpsgradError,
+    "module": og,
+    "array": np.ones(3),
+    "transform": og.vjp,
+    "method of an op": og.softmax.__call__,
+    "body of an op": og.softmax.body,
+    "list of ops": [og.softmax],
+    "tuple of ops": (og.softmax, og.softmax),
+    "partial of a function": functools.partial(np.sum, axis=0),
+    "partial of a partial of a function": functools.partial(functools.partial(np.sum), axis=0),
+    "value_and_grad of an op": og.value_and_grad(og.softmax),
+}
+
+
+@pytest.mark.parametrize("kind", NO_OPS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_what_is_no_op_is_refused_by_every_transform(transform: str, kind: str) -> None:
+    bad = NO_OPS[kind]
+    refused(lambda: TRANSFORMS[transform](bad), TypeError, transform)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_partial_with_arrays_is_refused_by_every_transform(transform: str, name: str) -> None:
+    op = TABLE[name].op
+    for bad in (
+        functools.partial(op, np.ones(3)),
+        functools.partial(functools.partial(op, np.ones(3)), axis=0),
+        functools.partial(functools.partial(op, axis=0), np.ones(3)),
+    ):
+        call = lambda bad=bad: TRANSFORMS[transform](bad)  # noqa: E731
+        refused(call, TypeError, transform, "functools.partial", "keywords", op=op)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_partial_with_an_unknown_keyword_is_refused(transform: str) -> None:
+    bad = functools.partial(og.softmax, axes=0)
+
+    def call() -> Any:
+        made = TRANSFORMS[transform](bad)
+        return made(np.ones(3)) if callable(made) else made
+
+    refused(call, TypeError, "softmax", "axes", op=og.softmax)
+
+
+@pytest.mark.parametrize("word", ["op", "x", "primals", "tangents", "argnum", "argnums", "others"])
+def test_the_transforms_own_names_are_no_parameters_of_ops(word: str) -> None:
+    x = np.ones(3)
+    calls = {
+        "vjp": lambda: og.vjp(og.softmax, x, **{word: 0}),
+        "value_and_grad": lambda: og.value_and_grad(og.softmax)(x, **{word: 0}),
+        "chain": lambda: og.chain(og.softmax)(x, **{word: 0}),
+    }
+    if word not in ("primals", "tangents"):
+        calls["jvp"] = lambda: og.jvp(og.softmax, (x,), (x,), **{word: 0})
+    if word != "argnum":
+        calls["jacobian"] = lambda: og.jacobian(og.softmax, x, **{word: 0})
+    with nothing_runs(og.softmax):
+        wrong = {way: complaint(call, TypeError, "softmax", word) for way, call in calls.items()}
+    all_refused(wrong)
+
+
+# Jacobians are operators, not arrays
+
+
+@pytest.mark.parametrize("operator", ["J", "J.T"])
+def test_a_jacobian_from_the_right_is_refused(operator: str) -> None:
+    jacobian = og.jacobian(og.softmax, np.ones(3))
+    right = jacobian if operator == "J" else jacobian.T
+    refused(lambda: np.ones(3) @ right, TypeError, "softmax", "Jacobian")
+    refused(lambda: [1.0, 1.0, 1.0] @ right, TypeError, "softmax", "Jacobian")
+
+
+def test_work_before_a_check_is_noticed() -> None:
+    with nothing_runs(og.softmax), pytest.raises(TooEarlyError):
+        og.softmax(np.ones(3))

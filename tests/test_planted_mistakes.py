@@ -1,0 +1,73 @@
+"""The suite can fail: a wrong sign planted in any body or rule of any op is caught."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import check_adjoint, check_against_oracle, sample
+from libraries import LIBRARIES
+
+from opsgrad._op import Op
+from opsgrad._plan import Rule
+from opsgrad.conformance import TABLE, Row
+
+
+def copy_of(op: Any) -> Op[Any]:
+    copy: Op[Any] = Op(op.body)
+    copy._rules = dict(op._rules)
+    copy._check = op._check
+    copy.elementwise = op.elementwise
+    return copy
+
+
+def wrong(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """Return `function` with the sign of one of its results turned; a zero becomes one."""
+
+    def mutated(*arguments: Any, **keywords: Any) -> Any:
+        out = function(*arguments, **keywords)
+        outs = list(out) if isinstance(out, tuple) else [out]
+        outs[number] = np.where(outs[number] == 0, 1.0, -outs[number])
+        return tuple(outs) if isinstance(out, tuple) else outs[0]
+
+    return mutated
+
+
+def mistakes(row: Row) -> list[tuple[str, int]]:
+    """Return what can be wrong: the value, each gradient, the tangent."""
+    floating = sum(row.differentiable)
+    return [("value", 0), *(("vjp", k) for k in range(floating)), ("jvp", 0)]
+
+
+CASES = [
+    pytest.param(row, role, number, id=f"{row.name}-{role}-{number}")
+    for row in TABLE.values()
+    for role, number in mistakes(row)
+]
+
+
+@pytest.mark.parametrize(("row", "role", "number"), CASES)
+def test_wrong_sign_is_caught(row: Row, role: str, number: int, rng: np.random.Generator) -> None:
+    op = copy_of(row.op)
+    if role == "value":
+        op.body = wrong(op.body, 0)
+    else:
+        rule = op.rule(role)
+        op._rules[role] = Rule(wrong(rule.function, number), rule.keeps, rule.takes)
+    arrays = sample(row, rng, (3, 5))
+    check_against_oracle(row, LIBRARIES["numpy"], arrays, rng, **row.variants[0])
+    with pytest.raises(AssertionError, match=rf"{row.name} {role} .* ULP, allowed"):
+        check_against_oracle(row, LIBRARIES["numpy"], arrays, rng, op=op, **row.variants[0])
+
+
+@pytest.mark.parametrize("role", ["vjp", "jvp"])
+def test_wrong_rule_breaks_the_adjoint_identity(
+    row: Row, role: str, rng: np.random.Generator
+) -> None:
+    op = copy_of(row.op)
+    rule = op.rule(role)
+    op._rules[role] = Rule(wrong(rule.function, 0), rule.keeps, rule.takes)
+    arrays = sample(row, rng, (3, 5))
+    check_adjoint(row.op, arrays, rng, **row.variants[0])
+    with pytest.raises(AssertionError):
+        check_adjoint(op, arrays, rng, **row.variants[0])

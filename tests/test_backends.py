@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Library, library_parameters, to_numpy
+from libraries import Library, library_parameters
 
 import opsgrad as og
 

@@ -16,7 +16,7 @@ from opsgrad.conformance import TABLE, Row
 def copy_of(op: Any) -> Op[Any]:
     copy: Op[Any] = Op(op.body)
     copy._rules = dict(op._rules)
-    copy._check = op._check
+    copy._planner = op._planner
     copy.elementwise = op.elementwise
     return copy
 

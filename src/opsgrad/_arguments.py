@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from opsgrad._arrays import known, same_shape, without_axis
 from opsgrad._errors import (
     DeviceError,
     DTypeError,
@@ -13,7 +14,6 @@ from opsgrad._errors import (
     MixedBackendsError,
     ShapeError,
 )
-from opsgrad._shapes import known, same_shape, without_axis
 from opsgrad._signature import Argument, Role, Shape
 from opsgrad._typing import Array, DType
 from opsgrad.backends import backend_of, get_backend, host_array
@@ -36,6 +36,13 @@ class Source:
     def name(self) -> str:
         """The argument's name."""
         return self.argument.name
+
+    @property
+    def floating(self) -> bool:
+        """Whether the op can be differentiated by it: a list or a number becomes floating-point."""
+        if not self.argument.differentiable:
+            return False
+        return self.weak or self.backend.kind(self.array.dtype) == "floating"
 
     @property
     def shape(self) -> Shape:
@@ -130,26 +137,28 @@ def check_fit(op: str, sources: Sequence[Source], axis: int) -> None:
                 f"got {source.shape}"
             )
         if source.argument.role is Role.LABELS:
-            _check_labels(op, first, source, axis)
+            expected = without_axis(first.shape, axis)
+            if not same_shape(source.shape, expected):
+                raise ShapeError(
+                    f"{op}: {source.name} must have the shape of {first.name} without axis {axis}, "
+                    f"{expected}, got {source.shape}"
+                )
+            check_labels(op, source.name, source.backend, source.array, first.shape, axis)
 
 
-def _check_labels(op: str, first: Source, labels: Source, axis: int) -> None:
-    expected = without_axis(first.shape, axis)
-    if not same_shape(labels.shape, expected):
-        raise ShapeError(
-            f"{op}: {labels.name} must have the shape of {first.name} without axis {axis}, "
-            f"{expected}, got {labels.shape}"
-        )
-    classes = first.shape[axis]
-    values = labels.backend.values_now(labels.array)
+def check_labels(
+    op: str, name: str, backend: Backend, labels: Array, shape: Shape, axis: int
+) -> None:
+    """Raise if a label names no class along `axis` of `shape`, where labels can be looked at."""
+    classes = shape[axis]
+    values = backend.values_now(labels)
     if values is None or values.size == 0 or not known(classes):
         return
-    bad = (values < 0) | (values >= classes)
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
+    if values.min() < 0 or values.max() >= classes:
+        place = tuple(int(i) for i in np.argwhere((values < 0) | (values >= classes))[0])
         raise LabelError(
-            f"{op}: {labels.name} must lie in [0, {classes}) for {first.name} of shape "
-            f"{first.shape}, got {values[place]}" + (f" at index {place}" if place else "")
+            f"{op}: {name} must lie in [0, {classes}) for a first array of shape {shape}, "
+            f"got {values[place]}" + (f" at index {place}" if place else "")
         )
 
 

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+from opsgrad._arrays import without_axis
 from opsgrad._errors import ArgumentError
 from opsgrad._op import Linearized
-from opsgrad._shapes import without_axis
 from opsgrad._signature import Shape
 from opsgrad._typing import Array
 

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
+from opsgrad._arrays import sum_to_shape, zero_product
 from opsgrad._errors import ArgumentError, RuleError
-from opsgrad._plan import Arrays, Input, Plan, Rule, make_plan
-from opsgrad._shapes import sum_to_shape
+from opsgrad._plan import Arrays, Input, Plan, Planner, Rule
 from opsgrad._signature import Signature
 from opsgrad._typing import Array, Namespace
 from opsgrad.backends.protocol import Backend
@@ -111,7 +111,7 @@ class Op(Differentiable, Generic[P]):
         self.__signature__ = self.signature.public
         self.elementwise = False
         self._rules: dict[str, Rule] = {}
-        self._check: Callable[..., None] | None = None
+        self._planner = Planner(self.signature)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Op(Differentiable, Generic[P]):
     def __call__(self, *arrays: Any, backend: str | None, **parameters: Any) -> Any: ...
     def __call__(self, *arrays: Any, **parameters: Any) -> Any:
         backend = parameters.pop("backend", None)
-        plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        plan, placed = self._planner.plan(arrays, parameters, backend)
         return plan.finish(plan.value(self.body, placed)[0], plan.result, placed)
 
     def linearize(
@@ -133,7 +133,7 @@ class Op(Differentiable, Generic[P]):
         by: tuple[int, ...] = (),
     ) -> Linearized:
         rules = {role: self.rule(role) for role in roles}
-        plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        plan, placed = self._planner.plan(arrays, parameters, backend)
         plan.require_floating(by)
         value, kept = self._run(plan, placed, rules)
         shape = tuple(value.shape)
@@ -158,7 +158,7 @@ class Op(Differentiable, Generic[P]):
         backend: str | None,
     ) -> tuple[Array, Array]:
         rule = self.rule("jvp")
-        plan, placed = make_plan(self.signature, self._check, arrays, parameters, backend)
+        plan, placed = self._planner.plan(arrays, parameters, backend)
         taken = plan.tangents(tangents)
         value, kept = self._run(plan, placed, {"jvp": rule})
         return plan.finish(value, plan.result, placed), plan.push(rule, kept["jvp"], taken)
@@ -256,7 +256,7 @@ class Op(Differentiable, Generic[P]):
 
         The function takes one shape for each array that is there, and raises `ShapeError`.
         """
-        self._check = function
+        self._planner.check_shapes = function
         return function
 
     def _register(
@@ -365,8 +365,9 @@ def _elementwise_vjp(derivative: Callable[..., Any]) -> Callable[..., Any]:
     def rule(xp: Namespace, /, *arrays_and_g: Array, **parameters: Any) -> tuple[Array, ...]:
         *arrays, g = arrays_and_g
         partials = _partials(derivative(xp, *arrays, **parameters))
+        times = _multiply if len(arrays) == 1 else zero_product
         return tuple(
-            sum_to_shape(xp, g * partial, tuple(array.shape))
+            sum_to_shape(xp, times(xp, g, partial), tuple(array.shape))
             for array, partial in zip(arrays, partials, strict=True)
         )
 
@@ -377,10 +378,17 @@ def _elementwise_jvp(derivative: Callable[..., Any], count: int) -> Callable[...
     def rule(xp: Namespace, /, *arrays_and_tangents: Array, **parameters: Any) -> Array:
         arrays, tangents = arrays_and_tangents[:count], arrays_and_tangents[count:]
         partials = _partials(derivative(xp, *arrays, **parameters))
-        first, *rest = (p * tangent for p, tangent in zip(partials, tangents, strict=True))
+        # With several arrays, the zero tangent of one must contribute nothing even where its
+        # derivative is infinite: prelu at x = -inf, by alpha.
+        times = _multiply if count == 1 else zero_product
+        first, *rest = (times(xp, t, p) for t, p in zip(tangents, partials, strict=True))
         return sum(rest, start=first)
 
     return rule
+
+
+def _multiply(xp: Namespace, factor: Array, slope: Array) -> Array:
+    return factor * slope
 
 
 def _partials(out: Any) -> tuple[Array, ...]:

@@ -1,6 +1,6 @@
 """A checked call: which backend runs it, in which data type, and how arrays go in and come out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,10 +8,12 @@ from opsgrad._arguments import (
     Source,
     admit,
     check_fit,
+    check_labels,
     home_of,
     place,
     precision,
 )
+from opsgrad._arrays import diagonal_matrices, reduced, same_shape, spread, without_axis
 from opsgrad._errors import (
     ArgumentError,
     DeviceError,
@@ -20,10 +22,9 @@ from opsgrad._errors import (
     RuleError,
     ShapeError,
 )
-from opsgrad._shapes import diagonal_matrices, reduced, same_shape, spread, without_axis
 from opsgrad._signature import Argument, Role, Shape, Signature
 from opsgrad._typing import Array, DType
-from opsgrad.backends import asked_for
+from opsgrad.backends import asked_for, backend_in_force
 from opsgrad.backends.protocol import Backend
 
 Arrays = tuple[Array | None, ...]
@@ -106,6 +107,13 @@ class Plan:
         if reduction != "none":
             out = self.backend.run(reduced, (out,), {"reduction": reduction})
         return self.finish(out, self.result, tangents)
+
+    def check_labels(self, arrays: Sequence[Any]) -> None:
+        """Check the labels of another call of this plan; nothing else depends on values."""
+        for one, array in zip(self.every, arrays, strict=False):
+            if one.argument.role is Role.LABELS:
+                axis, shape = self.parameters.get("axis", -1), self.every[0].shape
+                check_labels(self.op, one.argument.name, self.backend, array, shape, axis)
 
     def require_floating(self, numbers: Sequence[int]) -> None:
         """Raise if an array that a derivative is asked by holds integers or is left out."""
@@ -248,62 +256,93 @@ class Plan:
             )
 
 
-def make_plan(
-    signature: Signature,
-    check: Callable[..., None] | None,
-    given: tuple[Any, ...],
-    parameters: Mapping[str, Any],
-    backend: str | None,
-) -> tuple[Plan, Arrays]:
-    """Check a call and settle how it runs; return that, and the arrays where they will run.
+class Planner:
+    """Makes the plans of one op, and keeps them: most calls repeat the shapes of an earlier one."""
 
-    Nothing is moved or computed before everything has been checked.
-    """
-    op = signature.name
-    values = signature.match(given)
-    complete = signature.complete(parameters)
-    asked = asked_for(backend, op)
-    sources = admit(op, signature.arguments, values)
-    home = home_of(op, sources)
-    target = asked or home
-    if "axis" in complete:
-        complete["axis"] = signature.place_axis(complete["axis"], sources[0].shape)
-    check_fit(op, sources, complete.get("axis", -1))
-    if check is not None:
-        check(*(source.shape for source in sources))
-    signature.round_floats(complete, precision(home, target, sources))
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.check_shapes: Callable[..., None] | None = None
+        self._kept: dict[Hashable, Plan] = {}
 
-    present = {source.name: source for source in sources}
-    differentiable = {
-        source.name: source.weak or source.backend.kind(source.array.dtype) == "floating"
-        for source in sources
-        if source.argument.differentiable
-    }
-    result, compute, device = place(op, sources, target)
-    every = tuple(
-        Input(
-            argument,
-            present[argument.name].shape,
-            present[argument.name].array.dtype,
-            differentiable.get(argument.name, False),
+    def plan(
+        self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
+    ) -> tuple[Plan, Arrays]:
+        """Check a call and settle how it runs; return that, and the arrays where they will run.
+
+        Nothing is moved or computed before everything has been checked.
+        """
+        key = _key(given, parameters, backend)
+        plan = self._kept.get(key) if key is not None else None
+        if plan is not None:
+            plan.check_labels(given)
+            return plan, (*given, *(None,) * (len(plan.every) - len(given)))
+        plan, arrays = self._make(given, parameters, backend)
+        # Only where the arrays go in as they came, so that they can do so again.
+        if key is not None and all(a is b for a, b in zip(given, arrays, strict=False)):
+            if len(self._kept) >= MOST_PLANS:
+                self._kept.clear()
+            self._kept[key] = plan
+        return plan, arrays
+
+    def _make(
+        self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
+    ) -> tuple[Plan, Arrays]:
+        signature, op = self.signature, self.signature.name
+        values = signature.match(given)
+        complete = signature.complete(parameters)
+        asked = asked_for(backend, op)
+        sources = admit(op, signature.arguments, values)
+        home = home_of(op, sources)
+        target = asked or home
+        if "axis" in complete:
+            complete["axis"] = signature.place_axis(complete["axis"], sources[0].shape)
+        check_fit(op, sources, complete.get("axis", -1))
+        if self.check_shapes is not None:
+            self.check_shapes(*(source.shape for source in sources))
+        signature.round_floats(complete, precision(home, target, sources))
+
+        floating = {source.name: source.floating for source in sources}
+        result, compute, device = place(op, sources, target)
+        present = {source.name: source for source in sources}
+        every = tuple(
+            Input(argument, (), None, differentiable=False)
+            if (source := present.get(argument.name)) is None
+            else Input(argument, source.shape, source.array.dtype, floating[argument.name])
+            for argument in signature.arguments
         )
-        if argument.name in present
-        else Input(argument, (), None, differentiable=False)
-        for argument in signature.arguments
-    )
-    arrays = tuple(
-        present[argument.name].array if argument.name in present else None
-        for argument in signature.arguments
-    )
-    plan = Plan(
-        op=op,
-        every=every,
-        given=len(given),
-        backend=target,
-        takes_foreign=asked is not None,
-        parameters=complete,
-        result=result,
-        compute=compute,
-        device=device,
-    )
-    return plan, arrays
+        plan = Plan(
+            op=op,
+            every=every,
+            given=len(given),
+            backend=target,
+            takes_foreign=asked is not None,
+            parameters=complete,
+            result=result,
+            compute=compute,
+            device=device,
+        )
+        names = (argument.name for argument in signature.arguments)
+        return plan, tuple(present[name].array if name in present else None for name in names)
+
+
+MOST_PLANS = 256
+
+
+def _key(
+    given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
+) -> Hashable | None:
+    """Return all that a plan depends on, or None if it cannot be said in short.
+
+    Types stand beside values, because True == 1 == 1.0.
+    """
+    try:
+        key = (
+            backend,
+            backend_in_force(),
+            *((type(a), a.dtype, a.shape, getattr(a, "device", None)) for a in given),
+            *((name, type(value), value) for name, value in parameters.items()),
+        )
+        hash(key)
+    except (AttributeError, TypeError):  # a list, a number, or a parameter without a hash
+        return None
+    return key

@@ -189,7 +189,7 @@ class Signature:
         """Round the floating parameters to the precision of the result, in place."""
         for name in self.floats:
             value = parameters[name]
-            rounded = _round(value, dtype)
+            rounded = round_to(value, dtype)
             if (rounded == 0.0) != (value == 0.0) or math.isinf(rounded) != math.isinf(value):
                 raise ParameterError(
                     f"{self.name}: {name}={value!r} becomes {rounded!r} when rounded to {dtype}, "
@@ -259,7 +259,8 @@ def _choice(op: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     return value
 
 
-def _round(value: float, dtype: DType) -> float:
+def round_to(value: float, dtype: DType) -> float:
+    """Return `value` rounded to the precision of `dtype`."""
     name = str(dtype).rpartition(".")[2]
     if name in ("float16", "float32"):
         with np.errstate(over="ignore", under="ignore"):

@@ -18,6 +18,7 @@ from opsgrad.backends.standard import StandardBackend
 __all__ = [
     "Backend",
     "asked_for",
+    "backend_in_force",
     "backend_of",
     "backends",
     "get_backend",
@@ -76,6 +77,11 @@ def _find(value: object) -> Backend | None:
         namespace = value.__array_namespace__()
         return _standard.setdefault(namespace, StandardBackend(namespace))
     return None
+
+
+def backend_in_force() -> str | None:
+    """Return the name that `use_backend` put in force, if any."""
+    return _in_force.get()
 
 
 def asked_for(name: str | None, op: str) -> Backend | None:

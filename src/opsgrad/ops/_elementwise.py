@@ -22,9 +22,3 @@ def signum(xp: Namespace, x: Array) -> Array:
     """
     one = xp.ones_like(x)
     return xp.where(x > 0, one, xp.where(x < 0, -one, x))
-
-
-def product(xp: Namespace, factor: Array, slope: Array) -> Array:
-    """Return ``factor * slope``, and 0 where a zero factor meets an infinite slope."""
-    out = factor * slope
-    return xp.where((factor == 0) & xp.isinf(slope), xp.zeros_like(out), out)

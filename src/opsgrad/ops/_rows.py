@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from array_api_compat import device
 
-from opsgrad._shapes import with_diagonal
+from opsgrad._arrays import with_diagonal
 from opsgrad._typing import Array, Namespace
 
 

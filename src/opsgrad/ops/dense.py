@@ -1,8 +1,8 @@
 """The dense layer: an affine map of the last axis."""
 
+from opsgrad._arrays import known
 from opsgrad._errors import ShapeError
 from opsgrad._op import op
-from opsgrad._shapes import known
 from opsgrad._signature import Shape, Shared
 from opsgrad._typing import Array, Namespace
 

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
+from opsgrad._arrays import reduced, zero_product
 from opsgrad._op import op
-from opsgrad._shapes import reduced
 from opsgrad._signature import Labels, NonNegative, Reduction, Targets
 from opsgrad._typing import Array, Namespace
-from opsgrad.ops._elementwise import product, step, where_positive
+from opsgrad.ops._elementwise import step, where_positive
 from opsgrad.ops._rows import (
     class_mask,
     difference,
@@ -121,15 +121,15 @@ def _(
     xp: Namespace, probs: Array, targets: Array, g: Array, /, *, axis: int
 ) -> tuple[Array, Array]:
     g = -insert_axis(g, axis)
-    return product(xp, g, _ratio(xp, probs, targets)), product(xp, g, xp.log(probs))
+    return zero_product(xp, g, _ratio(xp, probs, targets)), zero_product(xp, g, xp.log(probs))
 
 
 @cross_entropy.jvp_rule(keeps=("probs", "targets"))
 def _(
     xp: Namespace, probs: Array, targets: Array, dprobs: Array, dtargets: Array, /, *, axis: int
 ) -> Array:
-    by_probs = product(xp, dprobs, _ratio(xp, probs, targets))
-    return -xp.sum(by_probs + product(xp, dtargets, xp.log(probs)), axis=axis)
+    by_probs = zero_product(xp, dprobs, _ratio(xp, probs, targets))
+    return -xp.sum(by_probs + zero_product(xp, dtargets, xp.log(probs)), axis=axis)
 
 
 @op
@@ -213,7 +213,7 @@ def _(
     xp: Namespace, log_probs: Array, targets: Array, g: Array, /, *, axis: int
 ) -> tuple[Array, Array]:
     g = -insert_axis(g, axis)
-    return g * targets, product(xp, g, log_probs)
+    return g * targets, zero_product(xp, g, log_probs)
 
 
 @log_cross_entropy.jvp_rule(keeps=("log_probs", "targets"))
@@ -227,7 +227,7 @@ def _(
     *,
     axis: int,
 ) -> Array:
-    return -xp.sum(targets * dlog_probs + product(xp, dtargets, log_probs), axis=axis)
+    return -xp.sum(targets * dlog_probs + zero_product(xp, dtargets, log_probs), axis=axis)
 
 
 @op
@@ -418,7 +418,7 @@ def _(
 ) -> tuple[Array, Array]:
     g = insert_axis(g, axis)
     excess, log_probs = _excess(xp, logits, targets, axis)
-    return g * excess, product(xp, -g, log_probs)
+    return g * excess, zero_product(xp, -g, log_probs)
 
 
 @softmax_cross_entropy.jvp_rule(keeps=("logits", "targets"))
@@ -426,7 +426,7 @@ def _(
     xp: Namespace, logits: Array, targets: Array, dlogits: Array, dtargets: Array, /, *, axis: int
 ) -> Array:
     excess, log_probs = _excess(xp, logits, targets, axis)
-    return xp.sum(excess * dlogits - product(xp, dtargets, log_probs), axis=axis)
+    return xp.sum(excess * dlogits - zero_product(xp, dtargets, log_probs), axis=axis)
 
 
 @op
@@ -516,8 +516,11 @@ def softmax_cross_entropy_with_integer_labels(
 def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) -> Array:
     e = shifted_exp(xp, logits, axis)
     mask = class_mask(xp, logits, labels, axis)
-    # p - 1 at the label has no digit left when p is nearly 1: sum the other terms instead.
-    rest = _pick(xp, ~mask, e.terms, axis)
+    # p - 1 at the label has no digit left when p is nearly 1: sum the other terms instead, the
+    # maxima apart from the small ones, which would lose their digits beside them (10 ULP to 5).
+    below = logits < e.top
+    ties = e.ties - _pick(xp, mask & ~below, xp.ones_like(e.terms), axis)
+    rest = ties + _pick(xp, ~mask & below, e.terms, axis)
     gradient = xp.where(mask, -rest, e.terms) / (e.ties + e.others) * insert_axis(g, axis)
     return nan_where_no_class(xp, gradient, logits, labels, axis)
 

@@ -1,9 +1,10 @@
 """Norms along an axis, free of overflow and underflow, with gradients that are never NaN at 0."""
 
 import math
+from fractions import Fraction
 
 from opsgrad._op import op
-from opsgrad._signature import Order
+from opsgrad._signature import Order, round_to
 from opsgrad._typing import Array, Namespace
 from opsgrad.ops._elementwise import signum
 from opsgrad.ops._rows import drop_axis, insert_axis, row_max
@@ -48,9 +49,23 @@ def _root(xp: Namespace, total: Array, p: float, scale: Array) -> Array:
     if p == 2.0:
         return scale * xp.sqrt(total)
     if p >= 1.0:
-        return scale * xp.pow(total, xp.full_like(total, 1.0 / p))
-    half = xp.pow(total, xp.full_like(total, 0.5 / p))  # total^(1/p) alone could overflow
-    return (scale * half) * half
+        return scale * _root_power(xp, total, 1.0, p)
+    half = _root_power(xp, total, 0.5, p)
+    return (scale * half) * half  # total^(1/p) alone could overflow
+
+
+def _root_power(xp: Namespace, total: Array, numerator: float, p: float) -> Array:
+    """Return total^(numerator/p), taking back what rounding the exponent costs.
+
+    That is eps·exponent·log(total): alone 8 ULP at p = 0.6 in float32.
+    """
+    exponent = round_to(numerator / p, total.dtype)
+    power = xp.pow(total, xp.full_like(total, exponent))
+    if math.isinf(exponent):
+        return power
+    missing = float(Fraction(numerator) / Fraction(p) - Fraction(exponent))
+    correction = missing * xp.log(total)
+    return power * (1.0 + xp.where(xp.isfinite(correction), correction, xp.zeros_like(total)))
 
 
 def _slope(xp: Namespace, x: Array, p: float, axis: int) -> Array:

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from opsgrad._arrays import with_diagonal
 from opsgrad._op import op
-from opsgrad._shapes import with_diagonal
 from opsgrad._signature import Positive
 from opsgrad._typing import Array, Namespace
 from opsgrad.ops._elementwise import where_positive

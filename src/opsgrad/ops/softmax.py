@@ -1,7 +1,7 @@
 """The softmax family: softmax, log_softmax, logsumexp."""
 
+from opsgrad._arrays import with_diagonal
 from opsgrad._op import op
-from opsgrad._shapes import with_diagonal
 from opsgrad._typing import Array, Namespace
 from opsgrad.ops._rows import drop_axis, insert_axis, shifted_exp, sum_of_others
 

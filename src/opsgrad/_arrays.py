@@ -1,4 +1,4 @@
-"""Shapes: comparing them, summing gradients back to them, and the reductions of losses."""
+"""Array helpers of the mechanism: shapes, sums back to them, reductions of losses, diagonals."""
 
 import math
 from typing import Any
@@ -35,6 +35,12 @@ def sum_to_shape(xp: Namespace, values: Array, shape: Shape) -> Array:
         if shape[axis] == 1 and values.shape[axis] != 1:
             values = xp.sum(values, axis=axis, keepdims=True)
     return values
+
+
+def zero_product(xp: Namespace, factor: Array, slope: Array) -> Array:
+    """Return ``factor * slope``, and 0 where a zero factor meets an infinite slope."""
+    out = factor * slope
+    return xp.where((factor == 0) & xp.isinf(slope), xp.zeros_like(out), out)
 
 
 def reduced(xp: Namespace, values: Array, reduction: Reduction) -> Array:

@@ -34,8 +34,9 @@ lint: $(STAMPS)/lint $(STAMPS)/test  ## check style, types and the direction of 
 	$(BIN)/lint-imports --no-logo
 
 bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-group-by=group \
-		--benchmark-columns=median,min,rounds --benchmark-sort=median $(ARGUMENTS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks -q \
+		--benchmark-json=benchmarks/results/cpu.json --benchmark-columns=min,median,rounds $(ARGUMENTS)
+	$(BIN)/python benchmarks/report.py benchmarks/results/cpu.json
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png

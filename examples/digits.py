@@ -421,7 +421,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not settings.output.parent.is_dir():
         parser.error(f"--output: there is no directory {settings.output.parent}")
     try:
-        og.backends()[settings.backend].require()
+        with og.use_backend(settings.backend):
+            pass
     except og.OpsgradError as error:
         parser.error(str(error))
     return settings

@@ -208,6 +208,15 @@ PRELU = Row(
         _prelu_point(INF, 0.25, INF, 1.0, 0.0, "prelu(inf) = inf"),
         _prelu_point(INF, 0.0, INF, 1.0, 0.0, "prelu(inf) = inf for alpha 0"),
         Point(
+            arrays=([-INF, -2.0], 0.25),
+            value=[-INF, -0.5],
+            cotangent=[0.0, 2.0],
+            gradients=([0.0, 0.5], -4.0),
+            tangents=([4.0, 4.0], 0.0),
+            derivative=[1.0, 1.0],
+            why="a zero cotangent or tangent contributes 0 at -inf too",
+        ),
+        Point(
             arrays=([NAN], [0.25]),
             value=[NAN],
             gradients=([NAN], [NAN]),

@@ -205,6 +205,13 @@ HINGE_LOSS = Row(
             why="an infinitely wrong score costs +inf; a zero tangent contributes 0",
         ),
         Point(
+            arrays=([-INF, 0.5], [1.0, 1.0]),
+            value=[INF, 0.5],
+            cotangent=[0.0, 1.0],
+            gradients=([0.0, -1.0], [0.0, -0.5]),
+            why="an infinite loss with a zero cotangent contributes 0",
+        ),
+        Point(
             arrays=([NAN], [1.0]),
             value=[NAN],
             gradients=([NAN], [NAN]),
@@ -261,6 +268,31 @@ def _both_kinds(
     )
 
 
+def _exact_violations(kind: str) -> tuple[Point, Point]:
+    """State violations so small that rounding the difference of the scores would lose them."""
+    return (
+        Point(
+            arrays=([0.1, 0.6], 1),
+            params={"kind": kind, "margin": 0.5},
+            value=2.7755575615628914e-17,
+            gradients=([1.0, -1.0], None),
+            tangents=([1.0, 0.0], None),
+            derivative=1.0,
+            float64_only=True,
+            why=f"{kind}: the exact violation, here 2^-55, decides",
+        ),
+        Point(
+            arrays=([0.20000000298023224, 0.699999988079071], 1),
+            params={"kind": kind, "margin": 0.5},
+            value=1.4901161193847656e-08,
+            gradients=([1.0, -1.0], None),
+            tangents=([1.0, 0.0], None),
+            derivative=1.0,
+            why=f"{kind}: the exact violation, here 2^-26 of two float32 numbers, decides",
+        ),
+    )
+
+
 def _value_of_both_kinds(scores: list[float], label: int, value: float, why: str) -> list[Point]:
     return [
         Point(arrays=(scores, label), params={"kind": kind}, value=value, why=f"{kind}: {why}")
@@ -291,6 +323,8 @@ MULTICLASS_HINGE_LOSS = Row(
         *_both_kinds(
             [1.0, 1.0, 2.0], 2, 0.0, [0.0, 0.0, 0.0], "a tie of violations of exactly 0 is none"
         ),
+        *_exact_violations(CRAMMER_SINGER),
+        *_exact_violations(WESTON_WATKINS),
         _multiclass_point(
             [2.0, 2.0, 1.0],
             2,

@@ -93,6 +93,9 @@ class Row:
         last place of the exact component. For one that is a difference of larger terms a scale
         is stated below: the unit is then one in the scale's last place for the value, and the
         machine epsilon times the scale for the derivatives.
+    derivative_ulp : float, optional
+        The same for the JVP alone, where it adds many products and the pullback has one: half a
+        unit for the product and for each addition. None: that of the pullback.
     value_bound_at : callable, optional
         The bound on the value as a function of the parameters, for an op whose goal depends on
         one. ``value_ulp`` is then the loosest over the variants: see `value_bound`.
@@ -119,6 +122,7 @@ class Row:
     specials: tuple[Point, ...] = ()
     value_ulp: float
     gradient_ulp: float
+    derivative_ulp: float | None = None
     value_bound_at: Callable[..., float] | None = None
     value_scale: Oracle | None = None
     gradient_scale: Oracle | None = None

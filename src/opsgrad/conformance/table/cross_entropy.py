@@ -140,6 +140,7 @@ CROSS_ENTROPY = Row(
     # A logarithm, a product, a sum; and a logarithm or a quotient times the cotangent.
     value_ulp=4.0,
     gradient_ulp=2.0,
+    derivative_ulp=4.0,
     value_scale=cross_entropy_scale,
     specials=(
         Point(
@@ -234,6 +235,7 @@ LOG_CROSS_ENTROPY = Row(
     # A product and a sum; a product.
     value_ulp=4.0,
     gradient_ulp=1.0,
+    derivative_ulp=4.0,
     value_scale=term_magnitudes,
     specials=(
         Point(

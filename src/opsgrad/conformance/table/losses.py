@@ -181,6 +181,7 @@ HINGE_LOSS = Row(
     # A product and a difference; a product.
     value_ulp=1.0,
     gradient_ulp=0.5,
+    derivative_ulp=1.5,
     value_scale=hinge_scale,
     kinks=(
         _hinge_point(1.0, 1.0, 0.0, 0.0, 0.0, "the hinge at its kink has gradient 0"),
@@ -316,6 +317,7 @@ MULTICLASS_HINGE_LOSS = Row(
     # Differences and, for Weston-Watkins, a sum; a small integer times the cotangent.
     value_ulp=3.0,
     gradient_ulp=1.0,
+    derivative_ulp=4.0,
     value_scale=multiclass_hinge_scale,
     kinks=(
         *_both_kinds([1.0, 2.0, 0.0], 1, 0.0, [0.0, 0.0, 0.0], "at its kink the gradient is 0"),

@@ -221,6 +221,7 @@ L1_NORM = Row(
     has_keepdims=True,
     value_ulp=4.0,
     gradient_ulp=0.5,
+    derivative_ulp=4.0,
     kinks=_l1_points("l1_norm"),
     specials=_at_the_ends("l1_norm"),
 )
@@ -250,6 +251,7 @@ SQUARED_L2_NORM = Row(
     # A sum of rounded squares; a product.
     value_ulp=4.0,
     gradient_ulp=0.5,
+    derivative_ulp=4.0,
     specials=(
         _point([3.0, -4.0, 0.0], 25.0, [6.0, -8.0, 0.0], "the gradient is 2x"),
         _point([0.0, 0.0], 0.0, [0.0, 0.0], "the gradient is 2x, also at the zero vector"),

@@ -16,3 +16,5 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
     output_json.pop("commit_info", None)
+    for one in output_json["benchmarks"]:
+        one["stats"].pop("data", None)  # every single round: 11 MB

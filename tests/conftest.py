@@ -2,9 +2,10 @@ import importlib.util
 
 import numpy as np
 import pytest
-from libraries import Library, library_parameters
+from libraries import library_parameters
 
 from opsgrad.conformance import TABLE, Row
+from opsgrad.conformance.target import Target
 
 if importlib.util.find_spec("jax") is not None:
     import jax
@@ -19,7 +20,7 @@ if importlib.util.find_spec("dask") is not None:
 
 
 @pytest.fixture(params=library_parameters())
-def library(request: pytest.FixtureRequest) -> Library:
+def library(request: pytest.FixtureRequest) -> Target:
     return request.param
 
 

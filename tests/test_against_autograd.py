@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import direction, sample
 
 import opsgrad as og
 from opsgrad.conformance import Row
+from opsgrad.conformance.checks import direction, sample
 
 TEXTBOOK = {
     "sigmoid": lambda xp, x: 1 / (1 + xp.exp(-x)),

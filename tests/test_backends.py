@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Library, library_parameters
+from libraries import library_parameters
 
 import opsgrad as og
+from opsgrad.conformance.target import Target
 
 named = pytest.mark.parametrize("library", library_parameters("numpy", "torch", "jax", "dask"))
 
 
 @named
-def test_flag_moves_inputs_and_results_stay(library: Library) -> None:
+def test_flag_moves_inputs_and_results_stay(library: Target) -> None:
     kind = type(library.put(np.zeros(1)))
     y, pull = og.vjp(og.softmax, np.array([1.0, 2.0]), backend=library.name)
     assert isinstance(y, kind)
@@ -29,7 +30,7 @@ def test_flag_moves_inputs_and_results_stay(library: Library) -> None:
 
 
 @named
-def test_context(library: Library) -> None:
+def test_context(library: Target) -> None:
     kind = type(library.put(np.zeros(1)))
     with og.use_backend(library.name) as backend:
         assert backend.name == library.name
@@ -59,7 +60,7 @@ def test_contexts_of_threads_are_apart() -> None:
 
 
 @named
-def test_backend_objects(library: Library) -> None:
+def test_backend_objects(library: Target) -> None:
     backend = og.backends()[library.name]
     assert backend.available
     assert backend.why_unavailable() is None
@@ -74,11 +75,11 @@ def test_backends_table() -> None:
     table = og.backends()
     assert "numpy" in table
     assert len(table) == len(list(table))
-    assert "numpy   available" in repr(table)
+    assert "numpy  available" in repr(table)
 
 
 @named
-def test_to_numpy(library: Library) -> None:
+def test_to_numpy(library: Target) -> None:
     np.testing.assert_array_equal(og.to_numpy(library.put(np.arange(3))), [0, 1, 2])
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import call, call_jvp, call_vjp, direction, rows_with, sample
-from libraries import LIBRARIES, Library, library_parameters, to_numpy
+from libraries import library_named, library_parameters
 
 import opsgrad as og
 from opsgrad.conformance import Row
+from opsgrad.conformance.checks import call, call_jvp, call_vjp, direction, sample
+from opsgrad.conformance.suite.rows import rows_with
+from opsgrad.conformance.target import Target, to_numpy
 
 ELEMENTWISE = [param for param in rows_with("name") if param.values[0].unit == "element"]
 
@@ -20,7 +22,7 @@ def floats(arrays: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_data_types_are_kept(
-    row: Row, library: Library, rng: np.random.Generator, dtype: str
+    row: Row, library: Target, rng: np.random.Generator, dtype: str
 ) -> None:
     arrays = sample(row, rng, (2, 3), dtype=dtype)
     params = row.variants[0]
@@ -41,7 +43,7 @@ def test_float16_is_computed_in_float32_and_rounded_once(
     half = sample(row, rng, (3, 8), dtype="float16")
     wide = [a if a.dtype.kind in "iu" else a.astype("float32") for a in half]
     for params in row.variants:
-        numpy = LIBRARIES["numpy"]
+        numpy = library_named("numpy")
         rounded = {
             k: float(np.float16(v)) if isinstance(v, float) else v for k, v in params.items()
         }
@@ -102,8 +104,8 @@ def test_half_precision_in_jax(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("library", library_parameters("numpy", "array-api-strict", "torch", "jax"))
-def test_promotion(library: Library) -> None:
+@pytest.mark.parametrize("library", library_parameters("numpy", "array_api_strict", "torch", "jax"))
+def test_promotion(library: Target) -> None:
     single, double = library.put(np.ones(3, "float32")), library.put(np.ones(3, "float64"))
     whole = library.put(np.arange(3))
     y, pull = og.vjp(og.squared_error, single, double)
@@ -144,7 +146,7 @@ def test_lists_and_numbers_take_the_type_of_the_others() -> None:
 @pytest.mark.parametrize(
     "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 )
-def test_labels_of_every_integer_type(library: Library, dtype: str) -> None:
+def test_labels_of_every_integer_type(library: Target, dtype: str) -> None:
     x, labels = np.array([[0.0, 1.0, 3.0], [2.0, 0.0, 1.0]]), np.array([2, 0])
     op = og.softmax_cross_entropy_with_integer_labels
     np.testing.assert_array_equal(
@@ -197,7 +199,7 @@ def test_memory_layouts(row: Row, rng: np.random.Generator, layout: str) -> None
 
 @pytest.mark.parametrize("library", library_parameters("numpy", "torch"))
 def test_results_have_memory_of_their_own(
-    row: Row, library: Library, rng: np.random.Generator
+    row: Row, library: Target, rng: np.random.Generator
 ) -> None:
     for shape in ((3, 4), (4,)):
         arrays = [library.put(a) for a in sample(row, rng, shape)]
@@ -219,7 +221,7 @@ def test_numpy_scalars_and_subclasses() -> None:
 
 
 @pytest.mark.parametrize("row", ELEMENTWISE)
-def test_empty_arrays(row: Row, library: Library) -> None:
+def test_empty_arrays(row: Row, library: Target) -> None:
     arrays = [np.zeros((0, 3)) for _ in row.arguments]
     assert call(row.op, library, arrays, row.variants[0]).shape == (0, 3)
 

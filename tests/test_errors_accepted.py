@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import LIBRARIES, Library, library_parameters
+from libraries import installed, library_named, library_parameters
 from refusal import BATCH, CLASSES, SHAPE, good, parameters, zero_dimensional
 
 import opsgrad as og
 from opsgrad.conformance import TABLE
+from opsgrad.conformance.target import Target
 
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 LABEL_OPS = [name for name, row in TABLE.items() if "labels" in row.arguments]
@@ -67,7 +68,7 @@ def test_integers_are_arrays_of_the_default_floating_type(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if len(row.arguments) > 1])
 def test_lists_go_to_the_library_of_the_others(name: str) -> None:
-    if not LIBRARIES["torch"].installed:
+    if not installed("torch"):
         pytest.skip("torch is not installed")
     import torch
 
@@ -87,11 +88,11 @@ def test_an_optional_array_can_be_none() -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_numpy_arrays_beside_lazy_ones_are_taken_in(name: str) -> None:
-    if not LIBRARIES["dask"].installed:
+    if not installed("dask"):
         pytest.skip("dask is not installed")
     arrays = good(name)
     for place in range(len(arrays)):
-        mixed = [LIBRARIES["dask"].put(a) if k == place else a for k, a in enumerate(arrays)]
+        mixed = [library_named("dask").put(a) if k == place else a for k, a in enumerate(arrays)]
         close(TABLE[name].op(*mixed), TABLE[name].op(*arrays))
 
 
@@ -100,8 +101,8 @@ def test_numpy_arrays_beside_lazy_ones_are_taken_in(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize("name", LABEL_OPS)
-@pytest.mark.parametrize("other", library_parameters("numpy", "torch", "array-api-strict"))
-def test_labels_of_every_integer_type_are_taken(name: str, dtype: str, other: Library) -> None:
+@pytest.mark.parametrize("other", library_parameters("numpy", "torch", "array_api_strict"))
+def test_labels_of_every_integer_type_are_taken(name: str, dtype: str, other: Target) -> None:
     op, (scores, labels) = TABLE[name].op, good(name)
     labels = labels.copy()
     labels[:2] = (0, CLASSES - 1)
@@ -136,12 +137,12 @@ def test_a_batch_of_no_examples_is_taken(name: str, reduction: str) -> None:
 
 @pytest.mark.parametrize("name", LABEL_OPS)
 def test_lazy_labels_are_not_looked_at(name: str) -> None:
-    if not LIBRARIES["dask"].installed:
+    if not installed("dask"):
         pytest.skip("dask is not installed")
     scores, labels = good(name)
     labels = labels.copy()
     labels[1:3] = (-1, CLASSES)
-    y = og.to_numpy(TABLE[name].op(*map(LIBRARIES["dask"].put, (scores, labels))))
+    y = og.to_numpy(TABLE[name].op(*map(library_named("dask").put, (scores, labels))))
     assert np.isnan(y).tolist() == [False, True, True, False, False]
 
 
@@ -252,7 +253,7 @@ def test_an_argument_number_may_be_a_numpy_integer(number: Any) -> None:
 
 
 def test_a_cotangent_of_numpy_is_taken_where_the_call_named_the_backend() -> None:
-    if not LIBRARIES["torch"].installed:
+    if not installed("torch"):
         pytest.skip("torch is not installed")
     x = np.ones(SHAPE)
     y, pull = og.vjp(og.softmax, x, backend="torch")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import LIBRARIES, Library, library_parameters
+from libraries import installed, library_named, library_parameters
 from refusal import (
     BATCH,
     CLASSES,
@@ -26,13 +26,14 @@ from refusal import (
 
 import opsgrad as og
 from opsgrad.conformance import TABLE
+from opsgrad.conformance.target import Target
 
-OTHERS = library_parameters("torch", "jax", "dask", "array-api-strict")
-EAGER = library_parameters("torch", "jax", "array-api-strict")
+OTHERS = library_parameters("torch", "jax", "dask", "array_api_strict")
+EAGER = library_parameters("torch", "jax", "array_api_strict")
 SEVERAL = [name for name, row in TABLE.items() if len(row.arguments) > 1]
 LABEL_OPS = [name for name, row in TABLE.items() if "labels" in row.arguments]
-needs_torch = pytest.mark.skipif(not LIBRARIES["torch"].installed, reason="torch is not installed")
-needs_jax = pytest.mark.skipif(not LIBRARIES["jax"].installed, reason="jax is not installed")
+needs_torch = pytest.mark.skipif(not installed("torch"), reason="torch is not installed")
+needs_jax = pytest.mark.skipif(not installed("jax"), reason="jax is not installed")
 
 
 def refused_on_every_route(
@@ -53,9 +54,7 @@ def refused_on_every_route(
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", TABLE)
-def test_bools_and_complex_numbers_of_other_libraries_are_refused(
-    name: str, other: Library
-) -> None:
+def test_bools_and_complex_numbers_of_other_libraries_are_refused(name: str, other: Target) -> None:
     arrays = good(name)
     for place, word in enumerate(TABLE[name].arguments):
         for bad, dtype in ((arrays[place] > 0, "bool"), (arrays[place] + 0j, "complex128")):
@@ -66,7 +65,7 @@ def test_bools_and_complex_numbers_of_other_libraries_are_refused(
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", LABEL_OPS)
-def test_floating_labels_of_other_libraries_are_refused(name: str, other: Library) -> None:
+def test_floating_labels_of_other_libraries_are_refused(name: str, other: Target) -> None:
     arrays = (other.put(good(name)[0]), other.put(np.zeros(BATCH)))
     refused_on_every_route(name, arrays, TypeError, "labels", str(arrays[1].dtype))
 
@@ -75,7 +74,7 @@ def test_floating_labels_of_other_libraries_are_refused(name: str, other: Librar
 @pytest.mark.parametrize("other", EAGER)
 @pytest.mark.parametrize("name", LABEL_OPS)
 def test_labels_out_of_range_of_other_libraries_are_refused(
-    name: str, other: Library, dtype: str
+    name: str, other: Target, dtype: str
 ) -> None:
     scores, labels = good(name)
     for bad in (-1, CLASSES, np.iinfo(dtype).max):
@@ -89,7 +88,7 @@ def test_labels_out_of_range_of_other_libraries_are_refused(
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("name", SEVERAL)
-def test_shapes_of_other_libraries_that_do_not_fit_are_refused(name: str, other: Library) -> None:
+def test_shapes_of_other_libraries_that_do_not_fit_are_refused(name: str, other: Target) -> None:
     arrays = tuple(map(other.put, good(name)))
     bad = other.put(np.zeros((3, 7), dtype=np.int64 if name in LABEL_OPS else np.float64))
     words = (TABLE[name].arguments[1], "(3, 7)")
@@ -97,7 +96,7 @@ def test_shapes_of_other_libraries_that_do_not_fit_are_refused(name: str, other:
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_an_axis_that_an_array_of_another_library_lacks_is_refused(other: Library) -> None:
+def test_an_axis_that_an_array_of_another_library_lacks_is_refused(other: Target) -> None:
     for name in ("softmax", "lp_norm"):
         arrays = tuple(map(other.put, good(name)))
         refused_on_every_route(name, arrays, OUT_OF_RANGE, "axis", "2", axis=2)
@@ -108,7 +107,7 @@ def test_an_axis_that_an_array_of_another_library_lacks_is_refused(other: Librar
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("value", [1e-60, 1e60])
 def test_a_parameter_that_another_librarys_float32_cannot_hold_is_refused(
-    other: Library, value: float
+    other: Target, value: float
 ) -> None:
     for name, word in (("relumax", "b"), ("lp_norm", "p"), ("leaky_relu", "negative_slope")):
         arrays = tuple(map(other.put, good(name, np.float32)))
@@ -136,23 +135,23 @@ PAIRS = [
     ("jax", "torch"),
     ("jax", "dask"),
     ("dask", "torch"),
-    ("numpy", "array-api-strict"),
-    ("array-api-strict", "torch"),
+    ("numpy", "array_api_strict"),
+    ("array_api_strict", "torch"),
 ]
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS, ids="+".join)
 @pytest.mark.parametrize("name", SEVERAL)
 def test_arrays_of_two_libraries_are_refused(name: str, one: str, other: str) -> None:
-    for library in (LIBRARIES[one], LIBRARIES[other]):
-        if not library.installed:
-            pytest.skip(f"{library.package} is not installed")
+    for library in (one, other):
+        if not installed(library):
+            pytest.skip(f"{library} is not installed")
     arrays = good(name)
     for place in range(1, len(arrays)):
         mixed = tuple(
-            LIBRARIES[other if k == place else one].put(array) for k, array in enumerate(arrays)
+            library_named(other if k == place else one).put(array) for k, array in enumerate(arrays)
         )
-        words = (*TABLE[name].arguments, LIBRARIES[one].package, LIBRARIES[other].package)
+        words = (*TABLE[name].arguments, one, other)
         refused_on_every_route(name, mixed, TypeError, *words, "backend=")
 
 
@@ -431,9 +430,13 @@ NARROW = """
 @pytest.fixture(scope="module")
 def narrow() -> dict[str, dict[str, Any]]:
     environment = os.environ | {"JAX_ENABLE_X64": "0", "JAX_PLATFORMS": "cpu"}
-    strict = LIBRARIES["array-api-strict"]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(NARROW), *[strict.package] * strict.installed],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(NARROW),
+            *["array_api_strict"] * installed("array_api_strict"),
+        ],
         env=environment,
         capture_output=True,
         text=True,

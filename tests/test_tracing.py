@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import sample
-from libraries import LIBRARIES, to_numpy
+from libraries import library_named
 
 import opsgrad as og
 from opsgrad.conformance import Row
+from opsgrad.conformance.checks import sample
+from opsgrad.conformance.target import to_numpy
 
 with_jax = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="jax is not installed"
@@ -41,7 +42,7 @@ def check_vmap(row: Row, rng: np.random.Generator, library: str, vmap: Any) -> N
     arrays = sample(row, rng, (3, 4))
     function = value_and_gradients(row.op, params)
     axes = mapped_over(row)
-    y, gradients = to_numpy(vmap(function, in_dims=axes)(*map(LIBRARIES[library].put, arrays)))
+    y, gradients = to_numpy(vmap(function, in_dims=axes)(*map(library_named(library).put, arrays)))
     right, by_array = function(*arrays)
     np.testing.assert_allclose(y, right, rtol=1e-12, atol=1e-13)
     floating = [axis for axis, d in zip(axes, row.differentiable, strict=True) if d]
@@ -138,7 +139,7 @@ def test_dask_stays_lazy(row: Row, rng: np.random.Generator) -> None:
     import dask
     import dask.array as da
 
-    arrays = [LIBRARIES["dask"].put(a) for a in sample(row, rng, (4, 6))]
+    arrays = [library_named("dask").put(a) for a in sample(row, rng, (4, 6))]
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("computed")

@@ -201,4 +201,4 @@ def place(op: str, sources: Sequence[Source], target: Backend) -> tuple[DType, D
             dtype = integral if source.argument.role is Role.LABELS else result
             source.array = target.asarray(source.array, dtype=dtype, device=device)
             source.backend = target
-    return result, compute, device
+    return result, compute, target.device(sources[0].array)

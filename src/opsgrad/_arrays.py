@@ -5,6 +5,7 @@ from typing import Any
 
 from array_api_compat import device
 
+from opsgrad._errors import ShapeError
 from opsgrad._signature import Reduction, Shape
 from opsgrad._typing import Array, Namespace
 
@@ -59,6 +60,11 @@ def spread(xp: Namespace, g: Array, reduction: Reduction, shape: Shape) -> Array
     """Spread the cotangent of a reduced loss over the examples: the transpose of `reduced`."""
     if reduction == "none":
         return g
+    if not all(known(length) for length in shape):
+        raise ShapeError(
+            f"the gradient of a reduced loss needs the number of examples, got shape {shape}: let "
+            "Dask find it out with compute_chunk_sizes()"
+        )
     return xp.broadcast_to(g if reduction == "sum" else g / float(math.prod(shape)), shape)
 
 

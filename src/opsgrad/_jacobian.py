@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from array_api_compat import array_namespace
+
 from opsgrad._arrays import without_axis
 from opsgrad._errors import ArgumentError
 from opsgrad._op import Linearized
@@ -88,13 +90,13 @@ class Jacobian:
         """Send the unit vectors of one row through the rules, for all rows of the batch at once."""
         xp = self._linear.backend.namespace
         if not rows.output:
-            return xp.moveaxis(self._gradient(xp.ones_like(self._linear.value)), rows.axis, -1)
+            return _rows_last(self._gradient(xp.ones_like(self._linear.value)), rows.axis)
         if rows.output[0] <= rows.length:
             units = self._unit_vectors(self._output, rows.axis)
-            gradients = [xp.moveaxis(self._gradient(unit), rows.axis, -1) for unit in units]
+            gradients = [_rows_last(self._gradient(unit), rows.axis) for unit in units]
             return self._stack(gradients, -2)
         units = self._unit_vectors(self._input, rows.axis)
-        return self._stack([xp.moveaxis(self @ unit, rows.axis, -1) for unit in units], -1)
+        return self._stack([_rows_last(self @ unit, rows.axis) for unit in units], -1)
 
     def _pair_by_pair(self) -> Array:
         """Send every unit array through the rules: the matrix of a function of no known form."""
@@ -106,7 +108,7 @@ class Jacobian:
         else:
             units = [xp.reshape(u, self._input) for u in self._unit_vectors(inputs, -1)]
             stacked = self._stack([self @ unit for unit in units], -1)
-        return xp.reshape(stacked, self.shape)
+        return array_namespace(stacked).reshape(stacked, self.shape)
 
     def _unit_vectors(self, shape: Shape, axis: int) -> list[Array]:
         """Return the arrays of `shape` that are 1 at one place of `axis` and 0 elsewhere."""
@@ -122,7 +124,12 @@ class Jacobian:
         xp = self._linear.backend.namespace
         if not arrays:
             return xp.zeros(self.shape, dtype=self.dtype, device=self._linear.device)
-        return xp.astype(xp.stack(arrays, axis=axis), self.dtype, copy=False)
+        # Of their own namespace: the gradient of a chain may live elsewhere than its value.
+        own = array_namespace(arrays[0])
+        stacked = own.stack(arrays, axis=axis)
+        if own is not array_namespace(self._linear.value):
+            return stacked
+        return own.astype(stacked, self.dtype, copy=False)
 
     def _gradient(self, cotangent: Any) -> Array:
         return self._linear.pull(cotangent)[self._argnum]
@@ -189,3 +196,7 @@ class _Rows:
         if len(value) == len(argument) and without_axis(value, axis) == batch:
             return _Rows(axis, batch, argument[axis], (value[axis],))
         return None
+
+
+def _rows_last(array: Array, axis: int) -> Array:
+    return array_namespace(array).moveaxis(array, axis, -1)

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
-from opsgrad._arrays import sum_to_shape, zero_product
+from opsgrad._arrays import same_shape, sum_to_shape, zero_product
 from opsgrad._errors import ArgumentError, RuleError
 from opsgrad._plan import Arrays, Input, Plan, Planner, Rule
-from opsgrad._signature import Signature
+from opsgrad._signature import Shape, Signature
 from opsgrad._typing import Array, Namespace
 from opsgrad.backends.protocol import Backend
 
@@ -143,12 +143,20 @@ class Op(Differentiable, Generic[P]):
             push=lambda tangents: plan.push(
                 rules["jvp"], kept["jvp"], plan.tangents(tangents, none_is_zero=True)
             ),
-            row_axis=plan.row_axis,
+            row_axis=lambda number: self._row_axis(plan, number, shape),
             matrices=self._matrices(plan, rules, kept),
             inputs=plan.inputs,
             backend=plan.backend,
             device=plan.device,
         )
+
+    def _row_axis(self, plan: Plan, number: int, shape: Shape) -> int | None:
+        """Return the axis that alone is mixed; ops say so by `axis`, elementwise, or Jacobian."""
+        if self.elementwise and not same_shape(plan.every[number].shape, shape):
+            return None  # broadcasting has enlarged the argument
+        if self.elementwise or self.has_rule("jacobian") or "axis" in self.signature.parameters:
+            return plan.row_axis(number)
+        return None
 
     def pushforward(
         self,
@@ -208,6 +216,10 @@ class Op(Differentiable, Generic[P]):
         there are several). An op with a ``reduction`` has the derivative of its unreduced values.
         """
         names = self.array_names
+        if self.signature.required != len(names):
+            raise RuleError(
+                f"{self.__name__}: an op with optional arrays needs a vjp_rule and a jvp_rule"
+            )
         takes = self._check_rule("derivative", function, names, 0)
         self._rules["vjp"] = Rule(_elementwise_vjp(function), names, takes)
         self._rules["jvp"] = Rule(_elementwise_jvp(function, len(names)), names, takes)
@@ -246,15 +258,18 @@ class Op(Differentiable, Generic[P]):
     def jacobian_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
         """Give the op the entries of its Jacobian with respect to its first argument.
 
-        Like `vjp_rule`, for ``rule(xp, *kept, /, *, parameters)``. The kept arrays have the op's
-        axis last; the rule returns the matrices, with output and input as their last two axes.
+        Like `vjp_rule`, for ``rule(xp, *kept, /, *, parameters)``, without ``axis``: the arrays
+        have it last. The rule returns the matrices, with output and input as their last two axes.
         """
+        if "kept" in (keeps, *keeps):
+            raise RuleError(f"{self.__name__}: a jacobian rule cannot keep the residual")
         return self._register("jacobian", keeps, 0)
 
     def check_shapes(self, function: Function) -> Function:
         """Give the op a check of its arrays' shapes, which runs before any work.
 
-        The function takes one shape for each array that is there, and raises `ShapeError`.
+        The function takes the shape of each array that is there, under the array's name, and raises
+        `ShapeError`.
         """
         self._planner.check_shapes = function
         return function
@@ -300,7 +315,8 @@ class Op(Differentiable, Generic[P]):
                 f"{', '.join(keeps) or 'nothing kept'} and {directions} more; it takes {arrays}"
             )
         for name in takes:
-            if name not in self.signature.parameters or name == "reduction":
+            own = name in self.signature.parameters and name != "reduction"
+            if not own or (role == "jacobian" and name == "axis"):
                 raise RuleError(
                     f"{self.__name__}: the {role} rule names the parameter {name!r}, which the op "
                     "does not pass to it"
@@ -325,7 +341,9 @@ def op(body: Callable[Concatenate[Namespace, P], Any]) -> Op[P]:
         ``body(xp, *arrays, /, *, parameters)``: `xp` is the namespace that runs it (NumPy, PyTorch,
         JAX, …). Arrays are positional-only and parameters keyword-only. It returns the result, or
         the result and a residual for the backward pass. Three parameters mean the same in every op:
-        ``axis`` (checked against the first array), ``keepdims`` and ``reduction``.
+        ``axis`` (checked against the first array), ``keepdims`` and ``reduction``. An op that mixes
+        one axis alone says so by having ``axis`` or a Jacobian rule (for the last axis): then its
+        Jacobian has batch axes.
 
     Returns
     -------

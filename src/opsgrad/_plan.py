@@ -25,7 +25,7 @@ from opsgrad._errors import (
 from opsgrad._signature import Argument, Role, Shape, Signature
 from opsgrad._typing import Array, DType
 from opsgrad.backends import asked_for, backend_in_force
-from opsgrad.backends.protocol import Backend
+from opsgrad.backends.protocol import Backend, frozen
 
 Arrays = tuple[Array | None, ...]
 
@@ -93,12 +93,21 @@ class Plan:
                 f"{self.op}: the VJP rule must return {len(wanted)} gradients, one for each "
                 f"floating-point argument, got {len(gradients)}"
             )
-        by_name = {
-            one.argument.name: self.finish(gradient, one.dtype, (cotangent, *kept))
-            for one, gradient in zip(wanted, gradients, strict=True)
-            if one.differentiable
-        }
+        by_name: dict[str, Array] = {}
+        for one, gradient in zip(wanted, gradients, strict=True):
+            if one.differentiable:
+                self._check_gradient(one, gradient)
+                others = (cotangent, *kept, *by_name.values())
+                by_name[one.argument.name] = self.finish(gradient, one.dtype, others)
         return tuple(by_name.get(one.argument.name) for one in self.inputs)
+
+    def _check_gradient(self, one: Input, gradient: Any) -> None:
+        shape = getattr(gradient, "shape", None)
+        if shape is None or not same_shape(tuple(shape), one.shape):
+            raise RuleError(
+                f"{self.op}: the VJP rule must return a gradient of shape {one.shape} for "
+                f"{one.argument.name}, got {'no array' if shape is None else tuple(shape)}"
+            )
 
     def push(self, rule: Rule, kept: Sequence[Any], tangents: Arrays) -> Array:
         """Apply the JVP rule to the tangents that `tangents` took in."""
@@ -133,6 +142,9 @@ class Plan:
         axis: int = self.parameters.get("axis", -1)
         return axis if len(one.shape) >= -axis else None
 
+    def _has_rows(self, one: Input) -> bool:
+        return one.argument.role in (Role.VALUES, Role.TARGETS) and one.dtype is not None
+
     def matrices(self, role: str, rule: Rule, kept: Sequence[Any], number: int) -> Array | None:
         """Return the Jacobian's matrices as the op's own rule states them, None if it does not."""
         if role == "derivative":
@@ -140,22 +152,24 @@ class Plan:
             partial = out[number] if isinstance(out, tuple) else out
             matrices = self.backend.run(diagonal_matrices, (partial,), {})
         elif number == 0:
-            ndim = len(self.every[0].shape)
-            axis = self.parameters.get("axis", -1)
-            xp = self.backend.namespace
-            last = [xp.moveaxis(k, axis, -1) if k.ndim == ndim else k for k in kept]
+            xp, axis = self.backend.namespace, self.parameters.get("axis", -1)
+            rows = {"y", *(one.argument.name for one in self.every if self._has_rows(one))}
+            last = [
+                xp.moveaxis(k, axis, -1) if name in rows and k.ndim >= -axis else k
+                for name, k in zip(rule.keeps, kept, strict=True)
+            ]
             matrices = self._run_rule(rule, last, ())
         else:
             return None
-        return self.finish(matrices, self.result)
+        return self.finish(matrices, self.result, kept)
 
-    def finish(self, array: Array, dtype: DType, inputs: Sequence[Any] = ()) -> Array:
-        """Return a computed array in `dtype`, in memory of its own."""
-        xp = self.backend.namespace
-        if array.dtype != dtype:
-            return xp.astype(array, dtype)
-        if any(array is one for one in inputs):
-            return xp.asarray(array, copy=True)
+    def finish(self, array: Array, dtype: DType, others: Sequence[Any] = ()) -> Array:
+        """Return a computed array in `dtype`, in memory that it shares with none of `others`."""
+        shares = self.backend.shares_memory
+        if array.dtype != dtype or any(
+            shares(array, other) for other in others if hasattr(other, "dtype")
+        ):
+            return self.backend.cast(array, dtype)
         return array
 
     def _run_rule(self, rule: Rule, kept: Sequence[Any], directions: Arrays) -> Any:
@@ -185,7 +199,7 @@ class Plan:
             return None
         # Labels: PyTorch's unsigned integers cannot be compared with anything.
         dtype = self.compute if argument.differentiable else self.backend.default_dtype("integral")
-        return array if array.dtype == dtype else self.backend.namespace.astype(array, dtype)
+        return array if array.dtype == dtype else self.backend.cast(array, dtype)
 
     def tangents(self, values: Sequence[Any], *, none_is_zero: bool = False) -> Arrays:
         """Take in a tangent for each array given; return one for each floating-point argument."""
@@ -277,8 +291,10 @@ class Planner:
             plan.check_labels(given)
             return plan, (*given, *(None,) * (len(plan.every) - len(given)))
         plan, arrays = self._make(given, parameters, backend)
-        # Only where the arrays go in as they came, so that they can do so again.
-        if key is not None and all(a is b for a, b in zip(given, arrays, strict=False)):
+        # Only where the arrays go in as they came, so that they can do so again, and decide the
+        # data type: PyTorch and JAX let the user change the default.
+        decided = any(one.differentiable for one in plan.every)
+        if key is not None and decided and all(a is b for a, b in zip(given, arrays, strict=False)):
             if len(self._kept) >= MOST_PLANS:
                 self._kept.clear()
             self._kept[key] = plan
@@ -298,7 +314,7 @@ class Planner:
             complete["axis"] = signature.place_axis(complete["axis"], sources[0].shape)
         check_fit(op, sources, complete.get("axis", -1))
         if self.check_shapes is not None:
-            self.check_shapes(*(source.shape for source in sources))
+            self.check_shapes(**{source.name: source.shape for source in sources})
         signature.round_floats(complete, precision(home, target, sources))
 
         floating = {source.name: source.floating for source in sources}
@@ -322,7 +338,10 @@ class Planner:
             device=device,
         )
         names = (argument.name for argument in signature.arguments)
-        return plan, tuple(present[name].array if name in present else None for name in names)
+        arrays = tuple(present[name].array if name in present else None for name in names)
+        if target is not home:
+            plan.check_labels(arrays)  # which could not be looked at where they came from
+        return plan, arrays
 
 
 MOST_PLANS = 256
@@ -331,16 +350,16 @@ MOST_PLANS = 256
 def _key(
     given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
 ) -> Hashable | None:
-    """Return all that a plan depends on, or None if it cannot be said in short.
-
-    Types stand beside values, because True == 1 == 1.0.
-    """
+    """Return all that a plan depends on, or None if it cannot be said in short."""
     try:
         key = (
             backend,
             backend_in_force(),
-            *((type(a), a.dtype, a.shape, getattr(a, "device", None)) for a in given),
-            *((name, type(value), value) for name, value in parameters.items()),
+            *(
+                None if a is None else (type(a), a.dtype, a.shape, getattr(a, "device", None))
+                for a in given
+            ),
+            frozen(parameters),
         )
         hash(key)
     except (AttributeError, TypeError):  # a list, a number, or a parameter without a hash

@@ -87,7 +87,9 @@ class Parameter:
         """Return `value` as the body takes it, or raise."""
         if self.name == "axis":
             return _integer(op, self.name, value)
-        if self.annotation is bool:
+        if self.name == "reduction":
+            return _choice(op, self.name, value, get_args(Reduction))
+        if self.name == "keepdims" or self.annotation is bool:
             return _boolean(op, self.name, value)
         if self.annotation is float:
             return _number(op, self.name, value, self.range)
@@ -101,7 +103,8 @@ class Signature:
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
         self.name = name
-        public = list(inspect.signature(body).parameters.values())[1:]
+        written = list(inspect.signature(body).parameters.values())[1:]
+        public = [_evaluated(parameter, body) for parameter in written]
         self.arguments = tuple(_argument(p) for p in public if p.kind is p.POSITIONAL_ONLY)
         self.parameters = {p.name: _parameter(p) for p in public if p.kind is p.KEYWORD_ONLY}
         if len(self.arguments) + len(self.parameters) != len(public):
@@ -118,6 +121,9 @@ class Signature:
                     f"{name}: the name {parameter.name!r} is taken: y and kept mean the op's "
                     "result and residual, and backend where it runs"
                 )
+        for own in self.parameters.values():
+            if own.default is not inspect.Parameter.empty:
+                own.check(name, own.default)
         self.required = sum(not argument.optional for argument in self.arguments)
         self.floats = tuple(p.name for p in self.parameters.values() if p.annotation is float)
         self.public = inspect.Signature(
@@ -196,6 +202,17 @@ class Signature:
                     "the data type of the result"
                 )
             parameters[name] = rounded
+
+
+def _evaluated(parameter: inspect.Parameter, body: Callable[..., Any]) -> inspect.Parameter:
+    """Return a parameter whose annotation, if it was postponed, is read as far as it can be."""
+    if not isinstance(parameter.annotation, str):
+        return parameter
+    try:
+        annotation = eval(parameter.annotation, body.__globals__)
+    except (NameError, AttributeError, SyntaxError):  # imported for type checkers alone
+        annotation = parameter.empty
+    return parameter.replace(annotation=annotation)
 
 
 def _argument(parameter: inspect.Parameter) -> Argument:

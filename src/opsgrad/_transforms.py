@@ -50,9 +50,9 @@ def vjp(op: Any, /, *arrays: Any, **parameters: Any) -> tuple[Any, Pullback]:
     pull : callable
         ``pull(g)``, with `g` of the shape of `y`, returns a tuple of one gradient for each array
         given, None for those that hold integers. Each has the shape, data type, device and
-        namespace of its array, and memory of its own. It may be called any number of times. It
-        holds on to the arrays that the op's rule keeps, without copying them: do not write into
-        them, nor into `y`, before the last call.
+        namespace of its array (moved, if `backend` moved it), and memory of its own. It may be
+        called any number of times. It holds on to the arrays that the op's rule keeps, without
+        copying them: do not write into them, nor into `y`, before the last call.
 
     Raises
     ------

@@ -3,8 +3,10 @@
 import contextlib
 import contextvars
 import difflib
+import functools
 import importlib
 import reprlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,10 +35,55 @@ _BUILTIN = {
     "jax": "opsgrad.backends.jax:JaxBackend",
     "dask": "opsgrad.backends.dask:DaskBackend",
 }
+_GROUP = "opsgrad.backends"
+"""The entry-point group in which other packages offer a `Backend`, a subclass or an instance."""
+
 _loaded: dict[str, Backend] = {}
 _standard: dict[Any, StandardBackend] = {}
 _by_type: dict[type, Backend | None] = {}
 _in_force: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+class BrokenBackend(Backend):
+    """The place of a plugin that could not be loaded; it says why."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__()
+        self.name = name
+        self.error = error
+
+    def why_unavailable(self) -> str:
+        return f"its plugin could not be loaded: {self.error!r}"
+
+    def owns(self, array: object) -> bool:
+        return False
+
+
+@functools.cache
+def _plugins() -> Mapping[str, Any]:
+    """Return the entry points of other packages, by name; looked up when first needed."""
+    import importlib.metadata  # 19 ms
+
+    found = importlib.metadata.entry_points(group=_GROUP)
+    return {entry.name: entry for entry in found if entry.name not in _BUILTIN}
+
+
+def _load(name: str) -> Backend:
+    if name in _BUILTIN:
+        module, _, attribute = _BUILTIN[name].partition(":")
+        backend: Backend = getattr(importlib.import_module(module), attribute)()
+        return backend
+    try:
+        offered = _plugins()[name].load()
+        backend = offered() if isinstance(offered, type) else offered
+        if getattr(backend, "name", None) != name:
+            raise TypeError(f"expected an opsgrad.Backend called {name!r}, got {backend!r}")
+    except Exception as error:  # whatever a plugin does wrong, the others go on
+        warnings.warn(
+            f"opsgrad: the backend plugin {name!r} could not be loaded: {error!r}", stacklevel=4
+        )
+        return BrokenBackend(name, error)
+    return backend
 
 
 def get_backend(name: str, taker: str = "opsgrad") -> Backend:
@@ -45,16 +92,18 @@ def get_backend(name: str, taker: str = "opsgrad") -> Backend:
         raise ArgumentError(
             f"{taker}: backend must be a name, got {name!r} of type {type(name).__name__}"
         )
-    if name not in _BUILTIN:
-        near = difflib.get_close_matches(name, _BUILTIN)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UnknownBackendError(
-            f"{taker}: unknown backend {name!r}: {hint}known are {', '.join(map(repr, _BUILTIN))}"
-        )
     if name not in _loaded:
-        module, _, attribute = _BUILTIN[name].partition(":")
-        _loaded[name] = getattr(importlib.import_module(module), attribute)()
+        if name not in _BUILTIN and name not in _plugins():
+            raise UnknownBackendError(f"{taker}: unknown backend {name!r}: {_hint(name)}")
+        _loaded.setdefault(name, _load(name))  # of threads that come first together, one wins
     return _loaded[name]
+
+
+def _hint(name: str) -> str:
+    known = [*_BUILTIN, *_plugins()]
+    near = difflib.get_close_matches(name, known)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"{guess}known are {', '.join(map(repr, known))}"
 
 
 def backend_of(value: object) -> Backend | None:
@@ -67,12 +116,17 @@ def backend_of(value: object) -> Backend | None:
         return backend
 
 
+_NO_ARRAYS = (type, np.ma.MaskedArray, list, tuple, int, float, complex, str)
+
+
 def _find(value: object) -> Backend | None:
-    if isinstance(value, type | np.ma.MaskedArray):  # a masked array would lose its mask
+    # A masked array would lose its mask; builtin types must not make us look for plugins.
+    if isinstance(value, _NO_ARRAYS) and not isinstance(value, np.generic):
         return None
-    for name in _BUILTIN:
-        if get_backend(name).owns(value):
-            return get_backend(name)
+    for name in (*_BUILTIN, *_plugins()):
+        backend = get_backend(name)
+        if backend.owns(value):
+            return backend
     if hasattr(value, "__array_namespace__"):
         namespace = value.__array_namespace__()
         return _standard.setdefault(namespace, StandardBackend(namespace))
@@ -139,19 +193,20 @@ class _Table(Mapping[str, Backend]):
     """The backends by name; printed, a table of what is available and why not."""
 
     def __getitem__(self, name: str) -> Backend:
-        if name not in _BUILTIN:
+        if name not in set(self):
             raise KeyError(name)
         return get_backend(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_BUILTIN)
+        return iter((*_BUILTIN, *_plugins()))
 
     def __len__(self) -> int:
-        return len(_BUILTIN)
+        return len(_BUILTIN) + len(_plugins())
 
     def __repr__(self) -> str:
         rows = ((name, self[name].why_unavailable() or "available") for name in self)
-        return "\n".join(f"{name:<8}{state}" for name, state in rows)
+        width = max(map(len, self)) + 2
+        return "\n".join(f"{name:<{width}}{state}" for name, state in rows)
 
 
 def backends() -> Mapping[str, Backend]:
@@ -184,7 +239,7 @@ def host_array(op: str, name: str, value: object) -> Array:
         )
     try:
         return np.array(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(f"{op}: {name} is no rectangular list of numbers: {error}") from None
 
 

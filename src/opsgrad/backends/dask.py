@@ -7,7 +7,7 @@ import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend
+from opsgrad.backends.protocol import Backend, Capabilities
 
 
 class DaskBackend(Backend):
@@ -29,10 +29,19 @@ class DaskBackend(Backend):
     def owns(self, array: object) -> bool:
         return bool(array_api_compat.is_dask_array(array))
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(half=("float16",), lazy=True, exact_sums=False)
+
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
         import dask.array as da
 
         return da.from_array(np.array(value, dtype=dtype))
+
+    def asarray_in_pieces(self, value: Any) -> Array:
+        import dask.array as da
+
+        return da.from_array(np.array(value), chunks=2)
 
     def to_numpy(self, array: Array) -> Array:
         with np.errstate(all="ignore"):

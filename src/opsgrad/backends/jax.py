@@ -2,23 +2,23 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
-import array_api_compat
 import numpy as np
 
 from opsgrad._errors import DTypeError
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend
+from opsgrad.backends.protocol import Backend, Capabilities, frozen, thawed
 
 
-@functools.lru_cache(maxsize=4096)
-def _compiled(function: Callable[..., Any], parameters: tuple[tuple[str, Any], ...]) -> Any:
+@functools.lru_cache(maxsize=1024)
+def _compiled(function: Callable[..., Any], parameters: Hashable) -> Any:
     import jax
     import jax.numpy as jnp
 
-    return jax.jit(functools.partial(function, jnp, **dict(parameters)))
+    return jax.jit(functools.partial(function, jnp, **thawed(parameters)))
 
 
 class JaxBackend(Backend):
@@ -38,7 +38,23 @@ class JaxBackend(Backend):
         return cast("Namespace", jnp)
 
     def owns(self, array: object) -> bool:
-        return bool(array_api_compat.is_jax_array(array))
+        jax = sys.modules.get("jax")  # who has an array of JAX's has imported it
+        return jax is not None and isinstance(array, jax.Array | jax.core.Tracer)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        import jax
+
+        return Capabilities(
+            float64=jax.config.jax_enable_x64,
+            half=("float16", "bfloat16"),
+            flushes_subnormals=True,  # XLA on the CPU
+        )
+
+    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        import jax
+
+        return cast("Callable[..., Any]", jax.jit(function))
 
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
         import jax.numpy as jnp
@@ -71,8 +87,15 @@ class JaxBackend(Backend):
     def values_now(self, array: Array) -> Array | None:
         import jax
 
-        if isinstance(array, jax.core.Tracer) or array.device.platform != "cpu":
+        if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
             return None
+        if any(device.platform != "cpu" for device in array.devices()):
+            return None
+        return np.asarray(array)
+
+    def to_numpy(self, array: Array) -> Array:
+        if array.dtype == "bfloat16":  # NumPy has none; float32 holds every bfloat16
+            array = array.astype("float32")
         return np.asarray(array)
 
     def synchronize(self) -> None:
@@ -89,7 +112,7 @@ class JaxBackend(Backend):
         # Op by op, JAX compiles every step of a body for every new shape (about 400 ms) and spends
         # 306 µs a call afterwards; compiled as one, 50 µs.
         try:
-            compiled = _compiled(function, tuple(parameters.items()))
+            compiled = _compiled(function, frozen(parameters))
         except TypeError:  # a parameter of a user's op that cannot be hashed
             return function(self.namespace, *arrays, **parameters)
         return compiled(*arrays)

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from opsgrad._typing import Array, Namespace
-from opsgrad.backends.protocol import Backend
+from opsgrad._typing import Array, DType, Namespace
+from opsgrad.backends.protocol import Backend, Capabilities, quiet
 
 
 class StandardBackend(Backend):
@@ -26,6 +24,20 @@ class StandardBackend(Backend):
             hasattr(array, "__array_namespace__") and array.__array_namespace__() is self._namespace
         )
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(exact_sums=False)  # nothing is promised
+
+    def cast(self, array: Array, dtype: DType) -> Array:
+        with quiet():
+            return super().cast(array, dtype)
+
+    def values_now(self, array: Array) -> Array | None:
+        try:
+            return self.to_numpy(array)
+        except (RuntimeError, TypeError, ValueError):  # on a device that NumPy cannot read
+            return None
+
     def device(self, array: Array) -> Any:
         return array.device
 
@@ -35,6 +47,5 @@ class StandardBackend(Backend):
         arrays: tuple[Array | None, ...],
         parameters: Mapping[str, Any],
     ) -> Any:
-        # Such a library may compute through NumPy (array-api-strict does): see NumPyBackend.run.
-        with np.errstate(all="ignore"):
+        with quiet():  # such a library may compute through NumPy, as array-api-strict does
             return function(self._namespace, *arrays, **parameters)

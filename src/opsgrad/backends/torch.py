@@ -7,7 +7,7 @@ import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend
+from opsgrad.backends.protocol import Backend, Capabilities
 
 
 class TorchBackend(Backend):
@@ -29,6 +29,10 @@ class TorchBackend(Backend):
     def owns(self, array: object) -> bool:
         return bool(array_api_compat.is_torch_array(array))
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(half=("float16", "bfloat16"))
+
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
         import torch
 
@@ -42,10 +46,16 @@ class TorchBackend(Backend):
     def to_numpy(self, array: Array) -> Array:
         import torch
 
-        host = array.detach().cpu()
+        host = array.detach().cpu().resolve_conj().resolve_neg()
         if host.dtype == torch.bfloat16:  # NumPy has none; float32 holds every bfloat16
             host = host.to(torch.float32)
         return host.numpy()
+
+    def shares_memory(self, one: Array, other: Array) -> bool:
+        try:
+            return bool(one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr())
+        except RuntimeError:  # inside torch.func transforms tensors have no storage of their own
+            return one is other
 
     def device(self, array: Array) -> Any:
         return array.device

@@ -24,6 +24,14 @@ class ShiftedExp(NamedTuple):
     ties: Array
     """The number of maxima; NaN in a slice that holds NaN or inf, or nothing but -inf."""
 
+    def softmax(self) -> Array:
+        """Return the terms divided by their sum."""
+        return self.terms / (self.ties + self.others)
+
+    def log_softmax(self, xp: Namespace) -> Array:
+        """Return the logarithm of `softmax`, from its terms before they are divided."""
+        return self.shift - (xp.log1p((self.ties - 1.0) + self.others) - self.error)
+
 
 def shifted_exp(xp: Namespace, x: Array, axis: int) -> ShiftedExp:
     """Return exp(x - max x) along `axis`, exact to the rounding of exp itself.

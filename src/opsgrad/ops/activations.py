@@ -1,5 +1,6 @@
 """Activations: elementwise functions, each with its derivative in the form that keeps digits."""
 
+from opsgrad._arrays import known
 from opsgrad._errors import ShapeError
 from opsgrad._op import op
 from opsgrad._signature import Finite, Shape, Shared
@@ -319,7 +320,8 @@ def prelu(xp: Namespace, x: Array, alpha: Shared, /) -> Array:
 
 @prelu.check_shapes
 def _(x: Shape, alpha: Shape) -> None:
-    if any(a not in (1, n) and n != 1 for n, a in zip(reversed(x), reversed(alpha), strict=False)):
+    pairs = zip(reversed(x), reversed(alpha), strict=False)
+    if any(a not in (1, n) and n != 1 and known(a) and known(n) for n, a in pairs):
         raise ShapeError(f"prelu: alpha must broadcast against x of shape {x}, got shape {alpha}")
 
 

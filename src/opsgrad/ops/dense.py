@@ -1,6 +1,6 @@
 """The dense layer: an affine map of the last axis."""
 
-from opsgrad._arrays import known
+from opsgrad._arrays import known, same_shape
 from opsgrad._errors import ShapeError
 from opsgrad._op import op
 from opsgrad._signature import Shape, Shared
@@ -84,7 +84,7 @@ def _(x: Shape, w: Shape, b: Shape | None = None) -> None:
             f"dense: w must have shape (in, out) with in = {x[-1]}, the last axis of x of shape "
             f"{x}, got {w}{hint}"
         )
-    if b is not None and b != w[1:]:
+    if b is not None and not same_shape(b, w[1:]):
         raise ShapeError(f"dense: b must have shape (out,) = {w[1:]}, got {b}")
 
 
@@ -98,6 +98,11 @@ def _(xp: Namespace, x: Array, w: Array, g: Array, /) -> tuple[Array, Array, Arr
     for _ in batch:
         by_b = xp.sum(by_b, axis=0)
     return by_x, xp.tensordot(x, g, axes=(batch, batch)), by_b
+
+
+@dense.jacobian_rule(keeps=("x", "w"))
+def _(xp: Namespace, x: Array, w: Array, /) -> Array:
+    return xp.broadcast_to(xp.matrix_transpose(w), (*x.shape[:-1], w.shape[1], w.shape[0]))
 
 
 @dense.jvp_rule(keeps=("x", "w"))

@@ -20,7 +20,7 @@ from opsgrad.ops.softmax import log_softmax
 HingeKind = Literal["crammer_singer", "weston_watkins"]
 
 
-def _absent_term(xp: Namespace, targets: Array, scores: Array, at: float) -> Array:
+def _absent_term(targets: Array, scores: Array, at: float) -> Array:
     """Return where a target of 0 meets a score of `at`, at which its factor is infinite."""
     return (targets == 0) & (scores == at)
 
@@ -107,13 +107,13 @@ def cross_entropy(
     18.42 -1e+08
     """
     terms = targets * xp.log(probs)
-    terms = xp.where(_absent_term(xp, targets, probs, 0.0), xp.zeros_like(terms), terms)
+    terms = xp.where(_absent_term(targets, probs, 0.0), xp.zeros_like(terms), terms)
     return reduced(xp, 0.0 - xp.sum(terms, axis=axis), reduction)
 
 
 def _ratio(xp: Namespace, probs: Array, targets: Array) -> Array:
     ratio = targets / probs
-    return xp.where(_absent_term(xp, targets, probs, 0.0), xp.zeros_like(ratio), ratio)
+    return xp.where(_absent_term(targets, probs, 0.0), xp.zeros_like(ratio), ratio)
 
 
 @cross_entropy.vjp_rule(keeps=("probs", "targets"))
@@ -203,7 +203,7 @@ def log_cross_entropy(
     array([ 1.,  2., inf])
     """
     terms = targets * log_probs
-    absent = _absent_term(xp, targets, log_probs, -float("inf"))
+    absent = _absent_term(targets, log_probs, -float("inf"))
     terms = xp.where(absent, xp.zeros_like(terms), terms)
     return reduced(xp, 0.0 - xp.sum(terms, axis=axis), reduction)
 
@@ -406,10 +406,10 @@ def softmax_cross_entropy(
 def _excess(xp: Namespace, logits: Array, targets: Array, axis: int) -> tuple[Array, Array]:
     """Return ŷ·Σt - t, the gradient by the logits, and log ŷ, that by the targets negated."""
     e = shifted_exp(xp, logits, axis)
-    y = e.terms / (e.ties + e.others)
+    y = e.softmax()
     z = y * xp.sum(targets, axis=axis, keepdims=True) - targets
     z = z - y * xp.sum(z, axis=axis, keepdims=True)  # exact where ŷ is nearly 1
-    return z, log_softmax.body(xp, logits, axis=axis)
+    return z, e.log_softmax(xp)
 
 
 @softmax_cross_entropy.vjp_rule(keeps=("logits", "targets"))
@@ -527,10 +527,9 @@ def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) ->
 
 @softmax_cross_entropy_with_integer_labels.jvp_rule(keeps=("logits", "labels"))
 def _(xp: Namespace, logits: Array, labels: Array, dlogits: Array, /, *, axis: int) -> Array:
-    e = shifted_exp(xp, logits, axis)
     mask = class_mask(xp, logits, labels, axis)
     ahead = dlogits - _pick(xp, mask, dlogits, axis)
-    y = e.terms / (e.ties + e.others)
+    y = shifted_exp(xp, logits, axis).softmax()
     out = xp.squeeze(_pick(xp, ~mask, y * ahead, axis), axis=axis)
     return nan_where_no_class(xp, out, logits, labels, axis)
 

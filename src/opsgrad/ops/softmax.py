@@ -68,8 +68,7 @@ def softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
     array([[ 0.1875, -0.1875],
            [ 0.    ,  0.    ]])
     """
-    e = shifted_exp(xp, x, axis)
-    return e.terms / (e.ties + e.others)
+    return shifted_exp(xp, x, axis).softmax()
 
 
 @softmax.jvp_rule(keeps="y")
@@ -149,8 +148,7 @@ def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
     >>> print(f"{og.log_softmax(np.array([0.0, -40.0]))[0]:.4g}")
     -4.248e-18
     """
-    e = shifted_exp(xp, x, axis)
-    return e.shift - (xp.log1p((e.ties - 1.0) + e.others) - e.error)
+    return shifted_exp(xp, x, axis).log_softmax(xp)
 
 
 @log_softmax.vjp_rule(keeps="x")

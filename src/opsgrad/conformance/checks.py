@@ -1,0 +1,225 @@
+"""The comparisons that tests of ops make: with the oracle, and of an op with itself."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mpmath
+import numpy as np
+import numpy.typing as npt
+
+import opsgrad as og
+from opsgrad.conformance import reference
+from opsgrad.conformance.excess import excess
+from opsgrad.conformance.row import Row
+from opsgrad.conformance.target import Target
+
+Arrays = Sequence[Any]
+
+
+def sample(
+    row: Row,
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    axis: int = -1,
+    dtype: str = "float64",
+) -> list[npt.NDArray[Any]]:
+    """Return smooth arguments for a row's op, integers as they are and the rest in `dtype`."""
+    arrays = row.sample(rng, shape, axis)
+    return [a if a.dtype.kind in "iu" else a.astype(dtype) for a in arrays]
+
+
+def own_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that are the op's own, without those that many ops share."""
+    return {k: v for k, v in params.items() if k not in ("axis", "keepdims", "reduction")}
+
+
+def direction(rng: np.random.Generator, like: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Return a random cotangent or tangent for an array, None for integers."""
+    if like.dtype.kind in "iu":
+        return None
+    return np.asarray(rng.standard_normal(like.shape)).astype(like.dtype)
+
+
+def errors_in_ulp(
+    got: npt.NDArray[Any],
+    exact: npt.NDArray[Any],
+    scale: npt.NDArray[Any],
+    *,
+    flushes: bool = False,
+) -> float:
+    """Return the largest error in units in the last place of the exact result, or of its scale.
+
+    Where the library flushes subnormal numbers to zero, nothing below the smallest normal one
+    counts.
+    """
+    info = np.finfo(got.dtype)
+    exact, scale = np.asarray(exact, dtype=object), np.asarray(scale, dtype=object)
+    assert got.shape == exact.shape
+    worst = 0.0
+    for one, right, size in zip(np.ravel(got), exact.ravel(), scale.ravel(), strict=True):
+        error = abs(mpmath.mpf(float(one)) - right)
+        if flushes and error <= float(info.tiny):
+            continue
+        binade = max(math.frexp(max(abs(float(size)), abs(float(right))))[1], int(info.minexp) + 1)
+        worst = max(worst, float(error / mpmath.ldexp(1, binade - 1 - int(info.nmant))))
+    return worst
+
+
+@functools.cache
+def _function(role: str, op: Any, params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    """Return a function of arrays alone; the same one each time, so that jit compiles it once."""
+    keywords = dict(params)
+
+    def value(*arrays: Any) -> Any:
+        return op(*arrays, **keywords)
+
+    def vjp(*arrays_and_cotangent: Any) -> Any:
+        *arrays, g = arrays_and_cotangent
+        return og.vjp(op, *arrays, **keywords)[1](g)
+
+    def jvp(*both: Any) -> Any:
+        count = len(both) // 2
+        return og.jvp(op, both[:count], both[count:], **keywords)[1]
+
+    return {"value": value, "vjp": vjp, "jvp": jvp}[role]
+
+
+def call(op: Any, target: Target, arrays: Arrays, params: Mapping[str, Any]) -> Any:
+    """Return the op's value on a target, in NumPy."""
+    return target.run(_function("value", op, tuple(params.items())), *arrays)
+
+
+def call_vjp(
+    op: Any, target: Target, arrays: Arrays, cotangent: Any, params: Mapping[str, Any]
+) -> Any:
+    """Return the op's gradients on a target, in NumPy."""
+    return target.run(_function("vjp", op, tuple(params.items())), *arrays, cotangent)
+
+
+def call_jvp(
+    op: Any, target: Target, arrays: Arrays, tangents: Sequence[Any], params: Mapping[str, Any]
+) -> Any:
+    """Return the tangent of the op's value on a target, in NumPy."""
+    return target.run(_function("jvp", op, tuple(params.items())), *arrays, *tangents)
+
+
+def check_against_oracle(
+    row: Row,
+    target: Target,
+    arrays: Arrays,
+    rng: np.random.Generator,
+    *,
+    op: Any = None,
+    only: str = "value vjp jvp",
+    **params: Any,
+) -> None:
+    """Hold an op's value, VJP and JVP to the oracle, within the row's ULPs.
+
+    `op` stands in for the row's own, for planting mistakes.
+    """
+    op = op or row.op
+    if "value" in only:
+        check_value(row, op, target, arrays, params)
+    if "vjp" in only:
+        check_vjp(row, op, target, arrays, rng, params)
+    if "jvp" in only:
+        check_jvp(row, op, target, arrays, rng, params)
+
+
+def check_value(
+    row: Row, op: Any, target: Target, arrays: Arrays, params: Mapping[str, Any]
+) -> None:
+    """Hold an op's value to the oracle."""
+    exact = reference.value(row, arrays, **params)
+    scale = reference.value_scale(row, arrays, **params)
+    got = call(op, target, arrays, params)
+    _hold(row, "value", target, arrays, params, got, exact, scale)
+
+
+def check_vjp(
+    row: Row,
+    op: Any,
+    target: Target,
+    arrays: Arrays,
+    rng: np.random.Generator,
+    params: Mapping[str, Any],
+) -> None:
+    """Hold an op's gradients, for a random cotangent, to the oracle's differences."""
+    shape = reference.value(row, arrays, **params).shape
+    g = np.asarray(rng.standard_normal(shape)).astype(arrays[0].dtype)
+    exact = reference.vjp(row, arrays, g, **params)
+    scales = reference.vjp_scale(row, arrays, g, **params)
+    gradients = call_vjp(op, target, arrays, g, params)
+    for gradient, right, scale in zip(gradients, exact, scales, strict=True):
+        assert (gradient is None) == (right is None)
+        if gradient is not None:
+            _hold(row, "vjp", target, arrays, params, gradient, right, scale)
+
+
+def check_jvp(
+    row: Row,
+    op: Any,
+    target: Target,
+    arrays: Arrays,
+    rng: np.random.Generator,
+    params: Mapping[str, Any],
+) -> None:
+    """Hold an op's tangent, for random tangents of its arrays, to the oracle's difference."""
+    tangents = [direction(rng, array) for array in arrays]
+    exact = reference.jvp(row, arrays, tangents, **params)
+    scale = reference.jvp_scale(row, arrays, tangents, **params)
+    got = call_jvp(op, target, arrays, tangents, params)
+    _hold(row, "jvp", target, arrays, params, got, exact, scale)
+
+
+def bound_of(row: Row, role: str, target: Target, dtype: str, params: Mapping[str, Any]) -> float:
+    """Return the allowed error in ULP: the row's goal, and the library's excess."""
+    if role == "value":
+        goal = row.value_bound(**own_params(params))
+    elif role == "jvp" and row.derivative_ulp is not None:
+        goal = row.derivative_ulp
+    else:
+        goal = row.gradient_ulp
+    return goal + excess(target, row.name, dtype)
+
+
+def _hold(
+    row: Row,
+    role: str,
+    target: Target,
+    arrays: Arrays,
+    params: Mapping[str, Any],
+    got: Any,
+    exact: Any,
+    scale: Any,
+) -> None:
+    allowed = bound_of(row, role, target, str(arrays[0].dtype), params)
+    if params.get("reduction", "none") != "none":
+        allowed += math.log2(max(2, arrays[0].size))  # the sum over the examples
+    error = errors_in_ulp(got, exact, scale, flushes=target.capabilities.flushes_subnormals)
+    assert error <= allowed, (
+        f"{row.name} {role} {dict(params)} on {target}: {error:.2f} ULP, allowed {allowed:.2f}; "
+        f"for {[np.asarray(a).tolist() for a in arrays]} got {np.asarray(got).tolist()}, "
+        f"expected {reference.to_float64(exact).tolist()}"
+    )
+
+
+def check_adjoint(
+    op: Any, target: Target, arrays: Arrays, rng: np.random.Generator, **params: Any
+) -> None:
+    """Hold <g, J u> to <Jᵀ g, u>, within 4 eps of the sums of the terms' magnitudes."""
+    tangents = [direction(rng, array) for array in arrays]
+    forward = call_jvp(op, target, arrays, tangents, params)
+    g = np.asarray(rng.standard_normal(np.shape(forward))).astype(forward.dtype)
+    gradients = call_vjp(op, target, arrays, g, params)
+    pairs = [(p, u) for p, u in zip(gradients, tangents, strict=True) if u is not None]
+    left = math.fsum((np.float64(g) * forward).ravel())
+    right = math.fsum(math.fsum((np.float64(p) * u).ravel()) for p, u in pairs)
+    size = np.sum(np.abs(g) * np.abs(forward), dtype=float)
+    size += sum(np.sum(np.abs(p) * np.abs(u), dtype=float) for p, u in pairs)
+    eps = float(np.finfo(forward.dtype).eps)
+    most = max((float(np.max(np.abs(u), initial=0.0)) for _, u in pairs), default=0.0)
+    floor = 16 * eps**2 * float(np.max(np.abs(g), initial=0.0)) * most
+    assert abs(left - right) <= 4 * eps * size + floor, f"{op}: {left} != {right}"

@@ -1,0 +1,1 @@
+"""The tests: `pytest --pyargs opsgrad.conformance --backend NAME`."""

@@ -41,7 +41,9 @@ class DaskBackend(Backend):
     def asarray_in_pieces(self, value: Any) -> Array:
         import dask.array as da
 
-        return da.from_array(np.array(value), chunks=2)
+        array = np.array(value)
+        halves = tuple(max(1, (length + 1) // 2) for length in array.shape)
+        return da.from_array(array, chunks=halves)
 
     def to_numpy(self, array: Array) -> Array:
         with np.errstate(all="ignore"):

@@ -201,9 +201,15 @@ def _hold(
     error = errors_in_ulp(got, exact, scale, flushes=target.capabilities.flushes_subnormals)
     assert error <= allowed, (
         f"{row.name} {role} {dict(params)} on {target}: {error:.2f} ULP, allowed {allowed:.2f}; "
-        f"for {[np.asarray(a).tolist() for a in arrays]} got {np.asarray(got).tolist()}, "
-        f"expected {reference.to_float64(exact).tolist()}"
+        f"for {_brief([np.asarray(array).tolist() for array in arrays])} "
+        f"got {_brief(np.asarray(got).tolist())}, "
+        f"expected {_brief(reference.to_float64(exact).tolist())}"
     )
+
+
+def _brief(numbers: Any, most: int = 500) -> str:
+    text = str(numbers)
+    return text if len(text) <= most else f"{text[:most]} …"
 
 
 def check_adjoint(

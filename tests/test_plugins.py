@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from opsgrad.conformance.defects import defects_file, read_defects
+
 PACKAGE = Path(__file__).parent / "boxed_package"
 
 
@@ -94,3 +96,31 @@ def test_plugins_are_not_looked_for_until_needed(tmp_path: Path) -> None:
     plugin(tmp_path, "loud", "raise SystemExit('loaded')")
     program = "import numpy, opsgrad as og; og.softmax([0.0]); og.softmax(numpy.zeros(2))"
     assert run(["-c", program], tmp_path, path=tmp_path) == (0, "")
+
+
+def test_a_known_defect_is_expected_and_must_have_a_link(tmp_path: Path) -> None:
+    known = tmp_path / "defects.txt"
+    known.write_text("# boxed\n\nboxed test_against_oracle* https://example.org/1\n")
+    (defect,) = read_defects(known)
+    assert defect == ("boxed", "test_against_oracle*", "https://example.org/1")
+    known.write_text("boxed test_against_oracle* soon\n")
+    with pytest.raises(ValueError, match="expected 'backend test link'"):
+        read_defects(known)
+    assert read_defects(defects_file()) == []
+
+    known.write_text("boxed test_against_oracle*softmax] https://example.org/1\n")
+    arguments = [*SUITE, "opsgrad.conformance.suite.test_values", "--backend", "boxed"]
+    chosen = ["-k", "oracle and boxed-float64-softmax", "-rx"]
+    more = {"OPSGRAD_BOXED_BROKEN": "1", "OPSGRAD_BOXED_DEFECTS": str(known)}
+    code, out = run([*arguments, *chosen], tmp_path, **more)
+    assert "https://example.org/1" in out
+    assert code == 0, out
+    code, out = run([*arguments, *chosen], tmp_path, OPSGRAD_BOXED_DEFECTS=str(known))
+    assert code == 1, "a defect that is gone must be noticed"
+
+
+def test_python_m_opsgrad_reports(tmp_path: Path) -> None:
+    code, out = run(["-m", "opsgrad"], tmp_path)
+    assert code == 0
+    assert out.startswith("opsgrad ")
+    assert "numpy  available" in out

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ class Backend:
     """
 
     name: str = ""
+    defects: Path | None = None
+    """A file of the library's own known defects, in the form of ``conformance/defects.txt``."""
 
     def __init__(self) -> None:
         self._kinds: dict[DType, Kind] = {}

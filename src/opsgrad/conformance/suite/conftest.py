@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
 
+from opsgrad.conformance.defects import defects_file, read_defects
 from opsgrad.conformance.table import TABLE
 from opsgrad.conformance.target import (
     Target,
@@ -47,6 +49,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = [str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")]
     if "row" in wanted and not any("row" in names for names in chosen):
         metafunc.parametrize("row", TABLE.values(), ids=TABLE)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Expect the failures that the libraries' known defects cause."""
+    known = [*read_defects(defects_file())]
+    for target in targets_of(config):
+        if target.backend.defects is not None:
+            known += read_defects(target.backend.defects)
+    for item in items:
+        for target in _targets_in(item):
+            for defect in known:
+                if defect.backend == target.backend.name and fnmatch(item.name, defect.test):
+                    item.add_marker(pytest.mark.xfail(reason=defect.link, strict=True))
+
+
+def _targets_in(item: pytest.Item) -> list[Target]:
+    parameters = getattr(item, "callspec", None)
+    values = parameters.params.values() if parameters is not None else ()
+    return [value for value in values if isinstance(value, Target)]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ STAMPS := $(VENV)/stamps
 ARGUMENTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench accuracy mutation clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,13 @@ bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks -q \
 		--benchmark-json=benchmarks/results/cpu.json --benchmark-columns=min,median,rounds $(ARGUMENTS)
 	$(BIN)/python benchmarks/report.py benchmarks/results/cpu.json
+
+accuracy: $(STAMPS)/test $(STAMPS)/bench  ## measure errors in ULP beside the peers that are installed
+	$(BIN)/python -m opsgrad.conformance.accuracy --output docs/accuracy.md \
+		--json benchmarks/results/accuracy.json $(ARGUMENTS)
+
+mutation: $(STAMPS)/test  ## plant mistakes in the ops, and count those that the suite catches
+	$(BIN)/python tools/mutation.py $(ARGUMENTS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png

@@ -195,6 +195,10 @@ def _hold(
     exact: Any,
     scale: Any,
 ) -> None:
+    expected = np.result_type(*(a.dtype for a in arrays if a.dtype.kind == "f"))
+    assert got.dtype == expected, (
+        f"{row.name} {role} {dict(params)} on {target}: {got.dtype}, expected {expected}"
+    )
     allowed = bound_of(row, role, target, str(arrays[0].dtype), params)
     if params.get("reduction", "none") != "none":
         allowed += math.log2(max(2, arrays[0].size))  # the sum over the examples

@@ -38,6 +38,10 @@ USES: dict[str, tuple[str, ...]] = {
 """Which of the library's functions the body or the rules of an op call."""
 
 
+MOST = dict.fromkeys(("exp", "log", "log1p", "tanh", "pow"), 32.0) | {"sum": 100.0}
+"""The largest error of a function that still counts as one of rounding."""
+
+
 def excess(target: Target, op: str, dtype: str) -> float:
     """Return what to add to the bounds of `op` on `target`, in units in the last place."""
     return sum(function_excess(target, name, dtype) for name in USES.get(op, ()))
@@ -45,8 +49,16 @@ def excess(target: Target, op: str, dtype: str) -> float:
 
 @functools.cache
 def function_excess(target: Target, name: str, dtype: str) -> float:
-    """Return by how many units in the last place a function of the library exceeds 1."""
-    return max(0.0, largest_error(target, name, dtype) - 1.0)
+    """Return by how many units in the last place a function of the library exceeds 1.
+
+    Raise if that is no rounding error any more: the bounds would hold nothing.
+    """
+    error = largest_error(target, name, dtype)
+    assert error <= MOST[name], (
+        f"{target}: the library's own {name} is off by {error:.3g} ULP in {dtype}, "
+        f"at most {MOST[name]} can be put up with"
+    )
+    return max(0.0, error - 1.0)
 
 
 def largest_error(target: Target, name: str, dtype: str) -> float:

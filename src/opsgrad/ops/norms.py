@@ -83,15 +83,32 @@ def _slope_of_sizes(xp: Namespace, size: Array, top: Array, p: float, axis: int)
     if p == math.inf:
         tied = xp.where(size == top, xp.ones_like(size), xp.zeros_like(size))
         return tied / xp.sum(tied, axis=axis, keepdims=True)
-    ratio, _ = _scaled(xp, size, top, p)
+    ratio, scale = _scaled(xp, size, top, p)
     total = xp.sum(_power(xp, ratio, p), axis=axis, keepdims=True)
     root = _root(xp, total, p, xp.ones_like(total))
     if p == 2.0:
         return ratio / root
     if p < 1.0:
-        return xp.pow(root / ratio, xp.full_like(size, 1.0 - p))
+        direct = xp.pow(root / ratio, xp.full_like(size, 1.0 - p))
+        apart = _apart(xp, size, scale, p - 1.0) * xp.pow(root, xp.full_like(root, 1.0 - p))
+        return xp.where(_too_small(xp, ratio), apart, direct)
     # (ratio / root)^(p-1) would multiply the root's error by p: 16 ULP at p = 10, 100 at 50.
-    return xp.pow(ratio, xp.full_like(size, p - 1.0)) * (root / total)
+    power = xp.pow(ratio, xp.full_like(size, p - 1.0))
+    if p < 2.0:
+        power = xp.where(_too_small(xp, ratio), _apart(xp, size, scale, p - 1.0), power)
+    return power * (root / total)
+
+
+def _too_small(xp: Namespace, ratio: Array) -> Array:
+    """Return where a ratio has underflown, though a power of it below 1 need not."""
+    return ratio < 4.0 * float(xp.finfo(ratio.dtype).smallest_normal)
+
+
+def _apart(xp: Namespace, size: Array, scale: Array, exponent: float) -> Array:
+    """Return (size / scale)^exponent without the ratio, for an exponent between -1 and 1."""
+    return xp.pow(size, xp.full_like(size, exponent)) * xp.pow(
+        scale, xp.full_like(scale, -exponent)
+    )
 
 
 def _pull(xp: Namespace, x: Array, g: Array, p: float, axis: int, keepdims: bool) -> Array:

@@ -121,16 +121,21 @@ def _(xp: Namespace, x: Array, g: Array, /, *, b: float, axis: int) -> Array:
     h = xp.where(margin > 0, g - xp.sum(y * g, axis=axis, keepdims=True), zero)
     # A second pass, as in softmax: in one, a constant g gives 10⁷ to 10¹⁵ times the exact result.
     h = xp.where(margin > 0, h - xp.sum(y * h, axis=axis, keepdims=True), zero)
-    return (h - share * xp.sum(h, axis=axis, keepdims=True)) / total * unit
+    z = h - share * xp.sum(h, axis=axis, keepdims=True)
+    z = z - share * xp.sum(z, axis=axis, keepdims=True)
+    return z / total * unit
 
 
 @relumax.jvp_rule(keeps="x")
 def _(xp: Namespace, x: Array, dx: Array, /, *, b: float, axis: int) -> Array:
     margin, y, total, unit, share = _parts(xp, x, b, axis)
+    # Passes in pairs, the transposes of those above: the rounding error of the mean of tied maxima
+    # would be all there is where dx is nearly constant.
     above = dx - xp.sum(share * dx, axis=axis, keepdims=True)
+    above = above - xp.sum(share * above, axis=axis, keepdims=True)
     t = xp.where(margin > 0, above, xp.zeros_like(y))
     t = t - y * xp.sum(t, axis=axis, keepdims=True)
-    t = t - y * xp.sum(t, axis=axis, keepdims=True)  # the transpose of the rule above, pass by pass
+    t = t - y * xp.sum(t, axis=axis, keepdims=True)
     return t / total * unit
 
 

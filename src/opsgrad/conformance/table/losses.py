@@ -133,6 +133,7 @@ SQUARED_ERROR = Row(
     # A rounded difference, squared: twice half a unit, and one more rounding.
     value_ulp=2.0,
     gradient_ulp=1.5,
+    derivative_ulp=2.5,  # two differences, two products, a sum
     specials=_difference_points(1.0),
 )
 
@@ -145,6 +146,7 @@ L2_LOSS = Row(
     has_reduction=True,
     value_ulp=2.0,
     gradient_ulp=1.5,
+    derivative_ulp=2.5,
     specials=_difference_points(0.5),
 )
 

@@ -40,7 +40,7 @@ bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed
 
 accuracy: $(STAMPS)/test $(STAMPS)/bench  ## measure errors in ULP beside the peers that are installed
 	$(BIN)/python -m opsgrad.conformance.accuracy --output docs/accuracy.md \
-		--json benchmarks/results/accuracy.json $(ARGUMENTS)
+		--json benchmarks/results/accuracy.json --picture docs/images/accuracy.png $(ARGUMENTS)
 
 mutation: $(STAMPS)/test  ## plant mistakes in the ops, and count those that the suite catches
 	$(BIN)/python tools/mutation.py $(ARGUMENTS)

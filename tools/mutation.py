@@ -31,6 +31,7 @@ import numpy as np
 
 import opsgrad as og
 from opsgrad.conformance import TABLE, Row, reference
+from opsgrad.conformance.accuracy.exact import Measured, errors, exact, wide
 from opsgrad.conformance.checks import (
     bound_of,
     call_jvp,
@@ -242,6 +243,9 @@ def check_everything(first: Sequence[str]) -> None:
     for check in (check_points, check_short, check_shapes, check_jacobian, check_hard):
         for name in names:
             check(TABLE[name], numpy_target)
+    check_dominated(numpy_target)
+    check_nearly_constant_at_ties(numpy_target)
+    check_wide_rows(numpy_target)
     check_refusals()
     check_lazy_labels()
 
@@ -289,6 +293,7 @@ def check_jacobian(row: Row, target: Target) -> None:
         x, b = sample(row, np.random.default_rng(7), (2, 3, 4))[0], 1e300
         _check_columns(row, target, [x * b], 0, {"b": b})
         _check_columns(row, target, [x / b], 0, {"b": 1 / b})
+        _check_columns(row, target, [np.array([[0.0, -0.5, -1.0]])], 0, {"b": 1.0})  # a kink
 
 
 def _check_columns(
@@ -305,6 +310,41 @@ def _check_columns(
             found = np.diagonal(jacobian, axis1=-2, axis2=-1) * tangents[argnum]
         assert found.shape == column.shape
         np.testing.assert_allclose(found, column, rtol=1e-14, atol=1e-300)
+
+
+def check_dominated(target: Target) -> None:
+    """Check the gradients of rows with a dominant entry, where the terms cancel to 10⁻¹⁸."""
+    x, at_top = np.array([[0.0, 40.0]] * 2), np.array([[0.0, 2.0], [0.0, 3.0]])
+    right = np.exp(-40.0) * np.array([[-2.0, 2.0], [-3.0, 3.0]])
+    mutated = importlib.import_module("opsgrad")
+    (found,) = call_vjp(mutated.log_softmax, target, [x], at_top, {})
+    np.testing.assert_allclose(found, right, rtol=1e-14)
+    found = call_vjp(mutated.softmax_cross_entropy, target, [x, at_top], np.ones(2), {})[0]
+    np.testing.assert_allclose(found, -right, rtol=1e-14)
+
+
+def check_nearly_constant_at_ties(target: Target) -> None:
+    """Check relumax's derivatives where three maxima tie and the direction is nearly constant."""
+    row = TABLE["relumax"]
+    for dtype, b in itertools.product(DTYPES, (0.5, 3.0)):
+        eps = float(np.finfo(dtype).eps)
+        x = np.array([[1.0, 1.0, 0.75, 1.0, -1.0], [0.7, 0.7, 0.7, 0.3, 0.1]], dtype=dtype)
+        g = (1 + 4 * eps * np.array([[0, 1, 2, 4, 3], [3, 0, 1, 2, 0]])).astype(dtype)
+        right = exact(row, [x], {"b": b})
+        (pulled,) = call_vjp(row.op, target, [x], g, {"b": b})
+        pushed = call_jvp(row.op, target, [x], [g], {"b": b})
+        for got, one in ((pulled, right.vjp(wide(g))[0]), (pushed, right.jvp([wide(g)]))):
+            assert one is not None
+            floored = Measured(one.number, one.scale + 4 * eps * right.value.number)
+            assert errors(got, floored, of_scale=True).max() <= 2 * row.gradient_ulp
+
+
+def check_wide_rows(target: Target) -> None:
+    """Check the gradient of norms in float32 where the entries are up to 10⁵⁰ apart."""
+    x = np.array([[1e30, -3e-19, 2e10], [-9e16, 1.5e-23, 4e16]], dtype=np.float32)
+    for params in ({"p": 0.5}, {"p": 1.5}, {"p": 0.75}):
+        rng = np.random.default_rng(14)
+        check_against_oracle(TABLE["lp_norm"], target, [x], rng, only="vjp", **params)
 
 
 OFFSETS: tuple[Callable[[np.random.Generator, Any], Any], ...] = (
@@ -399,12 +439,17 @@ def check_nearly_constant(
     assert errors_in_ulp(got, exact, np.asarray(scale)) <= allowed
 
 
-def _refuses(function: Callable[..., Any], *arrays: Any, **params: Any) -> None:
+def _refuses(function: Callable[..., Any], *arrays: Any) -> None:
+    assert _refusal(function, *arrays)
+
+
+def _refusal(function: Callable[..., Any], *arrays: Any) -> str:
+    """Return the message of the error that is raised, nothing if there is none."""
     try:
-        function(*arrays, **params)
-    except og.OpsgradError:
-        return
-    raise AssertionError(f"{function} took what it should refuse")
+        function(*arrays)
+    except og.OpsgradError as error:
+        return str(error)
+    return ""
 
 
 def check_refusals() -> None:
@@ -424,6 +469,11 @@ def check_refusals() -> None:
     for shape in ((), (1,), (3,), (1, 3), (2, 1), (2, 3)):
         mutated.prelu(x, np.ones(shape))
     mutated.prelu(np.ones((1, 3)), np.ones((2, 3)))
+    transposed = _refusal(mutated.dense, x, np.ones((4, 3)), np.ones(4))
+    assert "in = 3" in transposed
+    assert "transpose" in transposed
+    assert "transpose" not in _refusal(mutated.dense, x, np.ones((4, 5)), np.ones(5))
+    assert "(4,)" in _refusal(mutated.dense, x, w, np.ones(3))
     _refuses(mutated.nll_loss, x, np.array([0, 3]))
 
 
@@ -569,7 +619,8 @@ def page(verdicts: Sequence[tuple[Mutant, int]]) -> str:
     survivors = sorted(
         (m for m, v in verdicts if v == SURVIVED), key=lambda m: (m.path.name, m.line, m.after)
     )
-    score = 100.0 * (1 - counts[SURVIVED] / max(1, len(verdicts)))
+    score = _score(len(verdicts), counts[SURVIVED])
+    same = sum(known.get(m.description, "").startswith("equivalent") for m in survivors)
     lines = [
         "# Mutation testing\n",
         "Written by `python tools/mutation.py` (`make mutation`): small mistakes planted one at a",
@@ -578,7 +629,8 @@ def page(verdicts: Sequence[tuple[Mutant, int]]) -> str:
         (
             f"**{score:.1f} % of {len(verdicts)} mutants are killed** (goal: 95 %): "
             f"{counts[NO_IMPORT]} cannot be imported, {counts[NO_ANSWER]} run out of time. "
-            f"{counts[SURVIVED]} survive.\n"
+            f"{counts[SURVIVED]} survive, {same} of which change nothing that could be noticed: "
+            f"without these {_score(len(verdicts) - same, counts[SURVIVED] - same):.1f} %.\n"
         ),
     ]
     if survivors:
@@ -588,6 +640,10 @@ def page(verdicts: Sequence[tuple[Mutant, int]]) -> str:
             why = known.get(one.description, "**not looked at yet**")
             lines.append(f"| {one.path.name}:{one.line} | {one.where} | {change} | {why} |")
     return "\n".join(lines) + "\n"
+
+
+def _score(mutants: int, survivors: int) -> float:
+    return 100.0 * (1 - survivors / max(1, mutants))
 
 
 def _with_progress(batch: Iterable[Any], total: int) -> Iterator[Any]:
@@ -601,7 +657,7 @@ def _with_progress(batch: Iterable[Any], total: int) -> Iterator[Any]:
 
 
 def main() -> int:
-    """Make and run the mutants; 1 where fewer than 95 % are killed."""
+    """Make and run the mutants; 1 where more than 5 % survive that are not equivalent."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", nargs="*", help="names of files in src/opsgrad/ops")
     parser.add_argument("--every", type=int, default=1, help="take only every n-th mutant")
@@ -621,11 +677,13 @@ def main() -> int:
     verdicts = list(_with_progress(run(mutants, options.processes), len(mutants)))
     text = page(verdicts)
     options.output.write_text(text, encoding="utf-8")
+    known = reasons()
     survivors = [mutant for mutant, verdict in verdicts if verdict == SURVIVED]
+    noticeable = [m for m in survivors if not known.get(m.description, "").startswith("equiv")]
     for mutant in survivors:
-        print(f"{mutant.path.name}:{mutant.line} {mutant.description}")
+        print(f"line {mutant.line}: {mutant.description}")
     print(next(line for line in text.splitlines() if line.startswith("**")))
-    return int(len(survivors) > 0.05 * len(verdicts))
+    return int(len(noticeable) > 0.05 * len(verdicts))
 
 
 if __name__ == "__main__":

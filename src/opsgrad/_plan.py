@@ -48,6 +48,11 @@ class Input(NamedTuple):
     differentiable: bool
     """Whether it has a derivative: it is there and holds floating-point numbers."""
 
+    @property
+    def why_not(self) -> str:
+        """Say why it has no derivative, as the rest of a sentence about it."""
+        return "is left out" if self.dtype is None else "holds integers"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -129,9 +134,9 @@ class Plan:
         for number in numbers:
             one = self.every[number]
             if not one.differentiable:
-                why = "is left out" if one.dtype is None else "holds integers"
                 raise DTypeError(
-                    f"{self.op}: there is no gradient by {one.argument.name}, because it {why}"
+                    f"{self.op}: there is no gradient by {one.argument.name}, because it "
+                    f"{one.why_not}"
                 )
 
     def row_axis(self, number: int) -> int | None:
@@ -222,8 +227,9 @@ class Plan:
         if one.differentiable and value is None and not none_is_zero:
             raise ArgumentError(f"{self.op}: the tangent of {name} must be an array, got None")
         if not one.differentiable and value is not None:
-            why = "is left out" if one.dtype is None else "holds integers"
-            raise DTypeError(f"{self.op}: the tangent of {name} must be None, because {name} {why}")
+            raise DTypeError(
+                f"{self.op}: the tangent of {name} must be None, because {name} {one.why_not}"
+            )
 
     def _tangent(self, one: Input, value: Any) -> Array | None:
         if value is not None:

@@ -33,6 +33,7 @@ def impostor(op: Any, body: Callable[..., Any] | None = None, **rules: Callable[
     copy = og.op(run)
     copy._rules = dict(op._rules)
     copy.elementwise = op.elementwise
+    copy._planner.describe(elementwise=op.elementwise, rowwise=op._planner.rowwise)
     if op._planner.check_shapes is not None:
         copy.check_shapes(op._planner.check_shapes)
     for role, function in rules.items():

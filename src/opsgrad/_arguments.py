@@ -175,6 +175,11 @@ def precision(home: Backend, target: Backend, sources: Sequence[Source]) -> DTyp
     return floating_dtypes(home if decided else target, sources if decided else ())[0]
 
 
+def same_dtype(backend: Backend, dtype: DType) -> DType:
+    """Return a library's data type of the same name as that of another one."""
+    return getattr(backend.namespace, str(dtype).rpartition(".")[2], dtype)
+
+
 def _votes(source: Source) -> bool:
     return source.argument.role is not Role.LABELS and not source.weak
 

@@ -11,7 +11,7 @@ from opsgrad._errors import ArgumentError, RuleError
 from opsgrad._plan import Arrays, Input, Plan, Planner, Rule
 from opsgrad._signature import Shape, Signature
 from opsgrad._typing import Array, Namespace
-from opsgrad.backends.protocol import Backend
+from opsgrad.backends.protocol import Autodiff, Backend
 
 P = ParamSpec("P")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -106,12 +106,18 @@ class Op(Differentiable, Generic[P]):
 
     def __init__(self, body: Callable[Concatenate[Namespace, P], Any]) -> None:
         functools.update_wrapper(self, body)
-        self.body = body
         self.signature = Signature(self.__name__, body)
         self.__signature__ = self.signature.public
         self.elementwise = False
+        parameters = tuple(self.signature.parameters)
+        self._body = Rule("value", body, self.array_names, (), parameters)
         self._rules: dict[str, Rule] = {}
         self._planner = Planner(self.signature)
+
+    @property
+    def body(self) -> Callable[Concatenate[Namespace, P], Any]:
+        """The function that computes the op on a namespace, for use in other ops' bodies."""
+        return self._body.function
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -122,7 +128,9 @@ class Op(Differentiable, Generic[P]):
     def __call__(self, *arrays: Any, **parameters: Any) -> Any:
         backend = parameters.pop("backend", None)
         plan, placed = self._planner.plan(arrays, parameters, backend)
-        return plan.finish(plan.value(self.body, placed)[0], plan.result, placed)
+        if plan.backend.records(placed):
+            return plan.backend.recorded(self._autodiff(plan), placed)
+        return plan.finish(plan.value(self._body, placed)[0], plan.result, placed)
 
     def linearize(
         self,
@@ -154,9 +162,7 @@ class Op(Differentiable, Generic[P]):
         """Return the axis that alone is mixed; ops say so by `axis`, elementwise, or Jacobian."""
         if self.elementwise and not same_shape(plan.every[number].shape, shape):
             return None  # broadcasting has enlarged the argument
-        if self.elementwise or self.has_rule("jacobian") or "axis" in self.signature.parameters:
-            return plan.row_axis(number)
-        return None
+        return plan.row_axis(number) if plan.rowwise else None
 
     def pushforward(
         self,
@@ -175,13 +181,59 @@ class Op(Differentiable, Generic[P]):
         self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]
     ) -> tuple[Array, dict[str, tuple[Any, ...]]]:
         """Run the body; return its value, and the arrays that each of the rules keeps."""
-        value, residual = plan.value(self.body, placed)
+        recorded = plan.backend.records(placed)
+        if recorded:
+            value, residual = plan.backend.recorded(self._autodiff(plan), placed), None
+        if not recorded or any("kept" in rule.keeps for rule in rules.values()):
+            computed, residual = plan.value(self._body, placed)
+            value = value if recorded else computed
         available = dict(zip(self.array_names, placed, strict=True)) | {
             "y": value,
             "kept": residual,
         }
         kept = {role: tuple(available[k] for k in rule.keeps) for role, rule in rules.items()}
         return value, kept
+
+    def preview(
+        self, arrays: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
+    ) -> tuple[Backend, str, dict[str, str]]:
+        """Return where a call would run, why there, and what would run for each role."""
+        plan, why = self._planner.preview(arrays, parameters, backend)
+        rules = [self._body, *(self._rules[r] for r in ("vjp", "jvp") if r in self._rules)]
+        engines = {}
+        for rule in rules:
+            kernel = plan.kernel(rule)
+            what = "the body" if rule is self._body else "the rule"
+            words = f"{what} as it is written, because {kernel}"
+            engines[rule.role] = words if isinstance(kernel, str) else kernel.words
+        return plan.backend, why, engines
+
+    def _autodiff(self, plan: Plan) -> Autodiff:
+        """Return the call as a library's own autodiff takes it in."""
+        given, missing = plan.given, len(plan.every) - plan.given
+
+        def value(*arrays: Array | None) -> Array:
+            return plan.finish(plan.value(self._body, arrays)[0], plan.result, arrays)
+
+        def pull(arrays: Arrays, cotangent: Array) -> tuple[Array | None, ...]:
+            rule = self.rule("vjp")
+            result, kept = self._run(plan, arrays, {"vjp": rule})
+            gradients = plan.pull(rule, kept["vjp"], tuple(result.shape), (cotangent,))
+            return (*gradients, *(None,) * missing)
+
+        def push(arrays: Arrays, tangents: Arrays) -> Array:
+            rule = self.rule("jvp")
+            _, kept = self._run(plan, arrays, {"jvp": rule})
+            taken = plan.tangents(tangents[:given], none_is_zero=True)
+            return plan.push(rule, kept["jvp"], taken)
+
+        return Autodiff(
+            op=self.__name__,
+            value=value,
+            pull=pull if self.has_rule("vjp") else None,
+            push=push if self.has_rule("jvp") else None,
+            differentiable=tuple(one.differentiable for one in plan.every),
+        )
 
     def _matrices(
         self, plan: Plan, rules: Mapping[str, Rule], kept: Mapping[str, tuple[Any, ...]]
@@ -221,11 +273,18 @@ class Op(Differentiable, Generic[P]):
                 f"{self.__name__}: an op with optional arrays needs a vjp_rule and a jvp_rule"
             )
         takes = self._check_rule("derivative", function, names, 0)
-        self._rules["vjp"] = Rule(_elementwise_vjp(function), names, takes)
-        self._rules["jvp"] = Rule(_elementwise_jvp(function, len(names)), names, takes)
-        self._rules["derivative"] = Rule(function, names, takes)
+        vjp, jvp = _elementwise_vjp(function), _elementwise_jvp(function, len(names))
+        self._rules["vjp"] = Rule("vjp", vjp, names, ("cotangent",), takes)
+        self._rules["jvp"] = Rule("jvp", jvp, names, self._tangents, takes)
+        self._rules["derivative"] = Rule("derivative", function, names, (), takes)
         self.elementwise = True
+        self._planner.describe(elementwise=True, rowwise=True)
         return function
+
+    @property
+    def _tangents(self) -> tuple[str, ...]:
+        arguments = self.signature.arguments
+        return tuple(f"tangent of {one.name}" for one in arguments if one.differentiable)
 
     def vjp_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
         """Give the op its vector-Jacobian product.
@@ -244,7 +303,7 @@ class Op(Differentiable, Generic[P]):
             those of the op's parameters that it names. For an op with a ``reduction``, `g` holds
             one value for each example.
         """
-        return self._register("vjp", keeps, 1)
+        return self._register("vjp", keeps, ("cotangent",))
 
     def jvp_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
         """Give the op its Jacobian-vector product.
@@ -252,8 +311,7 @@ class Op(Differentiable, Generic[P]):
         Like `vjp_rule`, for ``rule(xp, *kept, *tangents, /, *, parameters)``, with a tangent for
         each floating-point array, which returns the tangent of the result.
         """
-        count = sum(argument.differentiable for argument in self.signature.arguments)
-        return self._register("jvp", keeps, count)
+        return self._register("jvp", keeps, self._tangents)
 
     def jacobian_rule(self, *, keeps: str | tuple[str, ...]) -> Callable[[Function], Function]:
         """Give the op the entries of its Jacobian with respect to its first argument.
@@ -263,7 +321,7 @@ class Op(Differentiable, Generic[P]):
         """
         if "kept" in (keeps, *keeps):
             raise RuleError(f"{self.__name__}: a jacobian rule cannot keep the residual")
-        return self._register("jacobian", keeps, 0)
+        return self._register("jacobian", keeps, ())
 
     def check_shapes(self, function: Function) -> Function:
         """Give the op a check of its arrays' shapes, which runs before any work.
@@ -275,7 +333,7 @@ class Op(Differentiable, Generic[P]):
         return function
 
     def _register(
-        self, role: str, keeps: str | tuple[str, ...], directions: int
+        self, role: str, keeps: str | tuple[str, ...], directions: tuple[str, ...]
     ) -> Callable[[Function], Function]:
         if not isinstance(keeps, str | tuple | list):
             raise RuleError(
@@ -291,8 +349,9 @@ class Op(Differentiable, Generic[P]):
                 )
 
         def register(function: Function) -> Function:
-            takes = self._check_rule(role, function, names, directions)
-            self._rules[role] = Rule(function, names, takes)
+            takes = self._check_rule(role, function, names, len(directions))
+            self._rules[role] = Rule(role, function, names, directions, takes)
+            self._planner.describe(rowwise=role == "jacobian")
             return function
 
         return register

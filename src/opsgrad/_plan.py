@@ -1,7 +1,7 @@
 """A checked call: which backend runs it, in which data type, and how arrays go in and come out."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from opsgrad._arguments import (
@@ -12,6 +12,7 @@ from opsgrad._arguments import (
     home_of,
     place,
     precision,
+    same_dtype,
 )
 from opsgrad._arrays import diagonal_matrices, reduced, same_shape, spread, without_axis
 from opsgrad._errors import (
@@ -25,17 +26,23 @@ from opsgrad._errors import (
 from opsgrad._signature import Argument, Role, Shape, Signature
 from opsgrad._typing import Array, DType
 from opsgrad.backends import asked_for, backend_in_force
-from opsgrad.backends.protocol import Backend, frozen
+from opsgrad.backends.protocol import Backend, Kernel, Work, frozen
 
 Arrays = tuple[Array | None, ...]
 
 
 class Rule(NamedTuple):
-    """A backward rule: what it computes, the arrays it keeps for that, the parameters it takes."""
+    """An op's body or one of its rules."""
 
+    role: str
+    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian"."""
     function: Callable[..., Any]
     keeps: tuple[str, ...]
+    """The arrays that it works from: arguments, "y" or "kept"."""
+    directions: tuple[str, ...]
+    """The cotangent or the tangents that it takes after these."""
     takes: tuple[str, ...]
+    """The parameters that it takes."""
 
 
 class Input(NamedTuple):
@@ -66,7 +73,13 @@ class Plan:
     parameters: Mapping[str, Any]
     result: DType
     compute: DType
+    labels: DType
     device: Any
+    elementwise: bool
+    rowwise: bool
+    exact: bool
+    """Whether every array is already in the data type that the body computes in."""
+    kernels: dict[str, Kernel | str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -75,13 +88,36 @@ class Plan:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def value(self, body: Callable[..., Any], arrays: Arrays) -> tuple[Array, Any]:
+    def value(self, body: Rule, arrays: Arrays) -> tuple[Array, Any]:
         """Run the body; return its value in the computing data type, and its residual if any."""
-        wide = tuple(
-            self._widen(one.argument, array) for one, array in zip(self.every, arrays, strict=True)
-        )
-        out = self.backend.run(body, wide, self.parameters)
+        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
+        out = self._run(body, wide)
         return out if isinstance(out, tuple) else (out, None)
+
+    def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
+        kernel = self.kernels.get(rule.role) or self.kernel(rule)
+        if isinstance(kernel, Kernel):
+            return kernel.call(*arrays)
+        parameters = self.parameters
+        if len(rule.takes) != len(parameters):
+            parameters = {name: parameters[name] for name in rule.takes}
+        return self.backend.run(rule.function, arrays, parameters)
+
+    def kernel(self, rule: Rule) -> Kernel | str:
+        """Return what the backend offers for a rule, or why it offers nothing."""
+        if rule.role not in self.kernels:
+            work = Work(
+                op=self.op,
+                role=rule.role,
+                function=rule.function,
+                names=(*rule.keeps, *rule.directions),
+                parameters={name: self.parameters[name] for name in rule.takes},
+                dtype=self.compute,
+                elementwise=self.elementwise,
+                rowwise=self.rowwise,
+            )
+            self.kernels[rule.role] = self.backend.kernel(work)
+        return self.kernels[rule.role]
 
     def pull(
         self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
@@ -170,21 +206,20 @@ class Plan:
 
     def finish(self, array: Array, dtype: DType, others: Sequence[Any] = ()) -> Array:
         """Return a computed array in `dtype`, in memory that it shares with none of `others`."""
-        shares = self.backend.shares_memory
-        if array.dtype != dtype or any(
-            shares(array, other) for other in others if hasattr(other, "dtype")
-        ):
+        if array.dtype != dtype:
             return self.backend.cast(array, dtype)
+        for other in others:
+            if hasattr(other, "dtype") and self.backend.shares_memory(array, other):
+                return self.backend.cast(array, dtype)
         return array
 
     def _run_rule(self, rule: Rule, kept: Sequence[Any], directions: Arrays) -> Any:
-        arguments = {one.argument.name: one.argument for one in self.every}
+        arguments = {one.argument.name: one for one in self.every}
         wide = [
             self._widen(arguments[name], array) if name in arguments else array
             for name, array in zip(rule.keeps, kept, strict=True)
         ]
-        parameters = {name: self.parameters[name] for name in rule.takes}
-        return self.backend.run(rule.function, (*wide, *directions), parameters)
+        return self._run(rule, (*wide, *directions))
 
     def _per_example(self, cotangent: Array) -> Array:
         """Spread the cotangent of a reduced loss: rules are stated for one value per example."""
@@ -198,12 +233,14 @@ class Plan:
 
     # -- arrays in -------------------------------------------------------------------------------
 
-    def _widen(self, argument: Argument, array: Array | None) -> Array | None:
+    def _widen(self, one: Input, array: Array | None) -> Array | None:
         """Return an argument in the data type that the body computes in."""
-        if array is None:
-            return None
+        if array is None or one.dtype == self.compute:
+            return array
         # Labels: PyTorch's unsigned integers cannot be compared with anything.
-        dtype = self.compute if argument.differentiable else self.backend.default_dtype("integral")
+        return self._cast(array, self.compute if one.argument.differentiable else self.labels)
+
+    def _cast(self, array: Array, dtype: DType) -> Array:
         return array if array.dtype == dtype else self.backend.cast(array, dtype)
 
     def tangents(self, values: Sequence[Any], *, none_is_zero: bool = False) -> Arrays:
@@ -254,7 +291,7 @@ class Plan:
         if source.weak or source.backend is not self.backend:
             host = source.backend.to_numpy(source.array)
             return self.backend.asarray(host, dtype=self.compute, device=self.device)
-        return self._widen(argument, source.array)
+        return self._cast(source.array, self.compute)
 
     def _check_strong(self, source: Source) -> None:
         if source.backend.kind(source.array.dtype) != "floating":
@@ -282,7 +319,16 @@ class Planner:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.check_shapes: Callable[..., None] | None = None
+        self.elementwise = False
+        self.rowwise = "axis" in signature.parameters
+        self._has_labels = any(one.role is Role.LABELS for one in signature.arguments)
         self._kept: dict[Hashable, Plan] = {}
+
+    def describe(self, *, elementwise: bool = False, rowwise: bool = False) -> None:
+        """Take in what a new rule says about the op; plans made before know nothing of it."""
+        self.elementwise = self.elementwise or elementwise
+        self.rowwise = self.rowwise or rowwise
+        self._kept = {}
 
     def plan(
         self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
@@ -294,8 +340,10 @@ class Planner:
         key = _key(given, parameters, backend)
         plan = self._kept.get(key) if key is not None else None
         if plan is not None:
-            plan.check_labels(given)
-            return plan, (*given, *(None,) * (len(plan.every) - len(given)))
+            if self._has_labels:
+                plan.check_labels(given)
+            missing = len(plan.every) - len(given)
+            return plan, (*given, *(None,) * missing) if missing else given
         plan, arrays = self._make(given, parameters, backend)
         # Only where the arrays go in as they came, so that they can do so again, and decide the
         # data type: PyTorch and JAX let the user change the default.
@@ -309,6 +357,28 @@ class Planner:
     def _make(
         self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
     ) -> tuple[Plan, Arrays]:
+        call = self._check(given, parameters, backend)
+        result, compute, device = place(self.signature.name, call.sources, call.target)
+        plan = self._plan(call, len(given), result, compute, device)
+        present = {source.name: source.array for source in call.sources}
+        arrays = tuple(present.get(argument.name) for argument in self.signature.arguments)
+        if call.target is not call.home:
+            plan.check_labels(arrays)  # which could not be looked at where they came from
+        return plan, arrays
+
+    def preview(
+        self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
+    ) -> tuple[Plan, str]:
+        """Check a call; return its plan, and why it runs where it does. Nothing is moved."""
+        call = self._check(given, parameters, backend)
+        dtype = same_dtype(call.target, precision(call.home, call.target, call.sources))
+        result, compute = call.target.floating_dtypes((dtype,))
+        return self._plan(call, len(given), result, compute, None), _why(call, backend)
+
+    def _check(
+        self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
+    ) -> "_Call":
+        """Check everything about a call that can be checked where the arrays are."""
         signature, op = self.signature, self.signature.name
         values = signature.match(given)
         complete = signature.complete(parameters)
@@ -322,32 +392,60 @@ class Planner:
         if self.check_shapes is not None:
             self.check_shapes(**{source.name: source.shape for source in sources})
         signature.round_floats(complete, precision(home, target, sources))
-
         floating = {source.name: source.floating for source in sources}
-        result, compute, device = place(op, sources, target)
-        present = {source.name: source for source in sources}
+        return _Call(complete, sources, floating, home, target, asked is not None)
+
+    def _plan(self, call: "_Call", given: int, result: DType, compute: DType, device: Any) -> Plan:
+        present = {source.name: source for source in call.sources}
         every = tuple(
             Input(argument, (), None, differentiable=False)
             if (source := present.get(argument.name)) is None
-            else Input(argument, source.shape, source.array.dtype, floating[argument.name])
-            for argument in signature.arguments
+            else Input(argument, source.shape, source.array.dtype, call.floating[argument.name])
+            for argument in self.signature.arguments
         )
-        plan = Plan(
-            op=op,
+        labels = call.target.default_dtype("integral")
+        exact = all(
+            one.dtype in (None, compute if one.argument.differentiable else labels) for one in every
+        )
+        return Plan(
+            op=self.signature.name,
             every=every,
-            given=len(given),
-            backend=target,
-            takes_foreign=asked is not None,
-            parameters=complete,
+            given=given,
+            backend=call.target,
+            takes_foreign=call.asked,
+            parameters=call.parameters,
             result=result,
             compute=compute,
+            labels=labels,
             device=device,
+            elementwise=self.elementwise,
+            rowwise=self.rowwise,
+            exact=exact,
         )
-        names = (argument.name for argument in signature.arguments)
-        arrays = tuple(present[name].array if name in present else None for name in names)
-        if target is not home:
-            plan.check_labels(arrays)  # which could not be looked at where they came from
-        return plan, arrays
+
+
+class _Call(NamedTuple):
+    """A call that has been checked."""
+
+    parameters: Mapping[str, Any]
+    sources: list[Source]
+    floating: Mapping[str, bool]
+    """Whether each array that is there can be differentiated by, as it came."""
+    home: Backend
+    target: Backend
+    asked: bool
+
+
+def _why(call: _Call, backend: str | None) -> str:
+    """Say why a call runs on its backend, as the rest of a sentence."""
+    if backend is not None:
+        return f"backend={backend!r} was passed"
+    if call.asked:
+        return f"use_backend({call.target.name!r}) is in force"
+    for source in call.sources:
+        if not source.weak and source.backend is call.home:
+            return f"{source.name} is an array of {call.home.name}"
+    return f"{call.home.name} takes lists and numbers where no array comes with them"
 
 
 MOST_PLANS = 256
@@ -358,14 +456,14 @@ def _key(
 ) -> Hashable | None:
     """Return all that a plan depends on, or None if it cannot be said in short."""
     try:
-        key = (
+        key: Hashable = (
             backend,
             backend_in_force(),
-            *(
+            frozen(parameters) if parameters else (),
+            *[
                 None if a is None else (type(a), a.dtype, a.shape, getattr(a, "device", None))
                 for a in given
-            ),
-            frozen(parameters),
+            ],
         )
         hash(key)
     except (AttributeError, TypeError):  # a list, a number, or a parameter without a hash

@@ -14,11 +14,15 @@ import numpy as np
 
 from opsgrad._errors import ArgumentError, UnknownBackendError
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import Backend
+from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, Kernel, Work
 from opsgrad.backends.standard import StandardBackend
 
 __all__ = [
+    "Autodiff",
     "Backend",
+    "Capabilities",
+    "Kernel",
+    "Work",
     "asked_for",
     "backend_in_force",
     "backend_of",
@@ -42,6 +46,8 @@ _loaded: dict[str, Backend] = {}
 _standard: dict[Any, StandardBackend] = {}
 _by_type: dict[type, Backend | None] = {}
 _in_force: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+backend_in_force = _in_force.get
+"""Return the name that `use_backend` put in force, if any."""
 
 
 class BrokenBackend(Backend):
@@ -131,11 +137,6 @@ def _find(value: object) -> Backend | None:
         namespace = value.__array_namespace__()
         return _standard.setdefault(namespace, StandardBackend(namespace))
     return None
-
-
-def backend_in_force() -> str | None:
-    """Return the name that `use_backend` put in force, if any."""
-    return _in_force.get()
 
 
 def asked_for(name: str | None, op: str) -> Backend | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,20 @@ _KINDS = {
 def quiet() -> Any:
     """Return a context in which NumPy keeps its floating-point events to itself.
 
-    inf - inf and 0 / 0 happen on purpose, ahead of a `where`. Entering it takes 0.4 µs.
+    inf - inf and 0 / 0 happen on purpose, ahead of a `where`.
     """
     return np.errstate(all="ignore")
+
+
+@np.errstate(all="ignore")  # as a decorator it takes 0.4 µs, half of what `with` takes
+def run_quietly(
+    function: Callable[..., Any],
+    namespace: Any,
+    arrays: tuple[Array | None, ...],
+    parameters: Mapping[str, Any],
+) -> Any:
+    """Run a body or rule while NumPy keeps its floating-point events to itself."""
+    return function(namespace, *arrays, **parameters)
 
 
 def frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, type, Any, str], ...]:
@@ -56,6 +67,54 @@ class Capabilities:
     """Whether numbers below the smallest normal one may become 0."""
     lazy: bool = False
     """Whether values are computed only when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a backend may offer a kernel for: the body of an op, or one of its rules."""
+
+    op: str
+    """The op's name."""
+    role: str
+    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian" for a rule."""
+    function: Callable[..., Any]
+    """The body or the rule itself: ``function(xp, *arrays, **parameters)``."""
+    names: tuple[str, ...]
+    """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"."""
+    parameters: Mapping[str, Any]
+    """The parameters that it takes; ``axis`` counts from the end."""
+    dtype: DType
+    """The data type that it computes in: that of all its arrays but labels."""
+    elementwise: bool
+    """Whether the op is stated by its `derivative` rule, and mixes no entries."""
+    rowwise: bool
+    """Whether one axis alone is mixed, or none: ``axis``, the last where there is no such name."""
+
+
+class Kernel(NamedTuple):
+    """What a backend runs in place of a body or rule."""
+
+    call: Callable[..., Any]
+    """Takes the arrays that the function takes, without ``xp``, and returns what it returns."""
+    words: str
+    """What it is, in a few words for `which_backend`."""
+
+
+class Autodiff(NamedTuple):
+    """One call of an op as a function of its arrays, with its rules, for a library's own autodiff.
+
+    ``arrays`` is one entry for each argument of the op, None where an optional one is left out.
+    """
+
+    op: str
+    value: Callable[..., Array]
+    """``value(*arrays)``."""
+    pull: Callable[..., tuple[Array | None, ...]] | None
+    """``pull(arrays, cotangent)``: a gradient for each array; None if the op has no VJP rule."""
+    push: Callable[..., Array] | None
+    """``push(arrays, tangents)``, None for a zero tangent; None if the op has no JVP rule."""
+    differentiable: tuple[bool, ...]
+    """Whether each array has a gradient: it is there and holds floating-point numbers."""
 
 
 class Backend:
@@ -216,6 +275,25 @@ class Backend:
     ) -> Any:
         """Run an op's body or rule on arrays of this backend."""
         return function(self.namespace, *arrays, **parameters)
+
+    def kernel(self, work: Work) -> Kernel | str:
+        """Offer something better than `run` for a body or rule, or say in words why there is none.
+
+        Asked once for each op, role, and shape and data type of the arrays. The words complete a
+        sentence that ends in "because".
+        """
+        return f"the backend {self.name!r} has no kernels"
+
+    def records(self, arrays: tuple[Array | None, ...]) -> bool:
+        """Whether the library's own autodiff watches any of the arrays."""
+        return False
+
+    def recorded(self, call: Autodiff, arrays: tuple[Array | None, ...]) -> Array:
+        """Return the value of a call that enters the library's own autodiff with the op's rules.
+
+        Called only where `records` said yes.
+        """
+        return call.value(*arrays)
 
     def __repr__(self) -> str:
         reason = self.why_unavailable()

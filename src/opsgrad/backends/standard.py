@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, quiet
+from opsgrad.backends.protocol import Backend, Capabilities, quiet, run_quietly
 
 
 class StandardBackend(Backend):
@@ -47,5 +47,5 @@ class StandardBackend(Backend):
         arrays: tuple[Array | None, ...],
         parameters: Mapping[str, Any],
     ) -> Any:
-        with quiet():  # such a library may compute through NumPy, as array-api-strict does
-            return function(self._namespace, *arrays, **parameters)
+        # Such a library may compute through NumPy, as array-api-strict does.
+        return run_quietly(function, self._namespace, arrays, parameters)

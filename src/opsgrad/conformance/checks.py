@@ -47,10 +47,12 @@ def errors_in_ulp(
     exact: npt.NDArray[Any],
     scale: npt.NDArray[Any],
     *,
+    of_scale: bool = False,
     flushes: bool = False,
 ) -> float:
     """Return the largest error in units in the last place of the exact result, or of its scale.
 
+    With `of_scale` the unit is the machine epsilon times the scale instead, up to twice as large.
     Where the library flushes subnormal numbers to zero, nothing below the smallest normal one
     counts.
     """
@@ -62,8 +64,12 @@ def errors_in_ulp(
         error = abs(mpmath.mpf(float(one)) - right)
         if flushes and error <= float(info.tiny):
             continue
-        binade = max(math.frexp(max(abs(float(size)), abs(float(right))))[1], int(info.minexp) + 1)
-        worst = max(worst, float(error / mpmath.ldexp(1, binade - 1 - int(info.nmant))))
+        largest = max(abs(float(size)), abs(float(right)))
+        binade = max(math.frexp(largest)[1], int(info.minexp) + 1)
+        unit = mpmath.ldexp(1, binade - 1 - int(info.nmant))
+        if of_scale:
+            unit = max(unit, mpmath.mpf(largest) * float(info.eps))
+        worst = max(worst, float(error / unit))
     return worst
 
 
@@ -150,7 +156,8 @@ def check_vjp(
     shape = reference.value(row, arrays, **params).shape
     g = np.asarray(rng.standard_normal(shape)).astype(arrays[0].dtype)
     exact = reference.vjp(row, arrays, g, **params)
-    scales = reference.vjp_scale(row, arrays, g, **params)
+    scales = list(reference.vjp_scale(row, arrays, g, **params))
+    scales[0] = scales[0] + floor_of(row, arrays, g, params)
     gradients = call_vjp(op, target, arrays, g, params)
     for gradient, right, scale in zip(gradients, exact, scales, strict=True):
         assert (gradient is None) == (right is None)
@@ -170,8 +177,18 @@ def check_jvp(
     tangents = [direction(rng, array) for array in arrays]
     exact = reference.jvp(row, arrays, tangents, **params)
     scale = reference.jvp_scale(row, arrays, tangents, **params)
+    scale = scale + floor_of(row, arrays, tangents[0], params)
     got = call_jvp(op, target, arrays, tangents, params)
     _hold(row, "jvp", target, arrays, params, got, exact, scale)
+
+
+def floor_of(row: Row, arrays: Arrays, along: Any, params: Mapping[str, Any]) -> Any:
+    """Return what a row with a floor adds to its scale: that times its goal is 16 eps² y max|g|."""
+    if not row.has_floor:
+        return 0.0
+    most = float(np.max(np.abs(along), initial=0.0))
+    eps = float(np.finfo(arrays[0].dtype).eps)
+    return reference.value(row, arrays, **params) * (16.0 / row.gradient_ulp * eps * most)
 
 
 def bound_of(row: Row, role: str, target: Target, dtype: str, params: Mapping[str, Any]) -> float:
@@ -202,7 +219,13 @@ def _hold(
     allowed = bound_of(row, role, target, str(arrays[0].dtype), params)
     if params.get("reduction", "none") != "none":
         allowed += math.log2(max(2, arrays[0].size))  # the sum over the examples
-    error = errors_in_ulp(got, exact, scale, flushes=target.capabilities.flushes_subnormals)
+    error = errors_in_ulp(
+        got,
+        exact,
+        scale,
+        of_scale=row.states_scale(role),
+        flushes=target.capabilities.flushes_subnormals,
+    )
     assert error <= allowed, (
         f"{row.name} {role} {dict(params)} on {target}: {error:.2f} ULP, allowed {allowed:.2f}; "
         f"for {_brief([np.asarray(array).tolist() for array in arrays])} "

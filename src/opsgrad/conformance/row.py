@@ -106,6 +106,9 @@ class Row:
         ``cotangent`` (a number or a list), or ``tangents`` (one for each argument). The first
         returns one entry for each argument, None for labels; the second a number or a list. None:
         the sum of the magnitudes of the terms that are added (for one term, the component's own).
+    has_floor : bool
+        Whether 16 eps² times the value times the largest magnitude of the cotangent or tangent is
+        allowed besides the scale: it is all that is left where that is constant.
     has_axis, has_reduction, has_keepdims : bool
         Which of ``axis``, ``reduction`` and ``keepdims`` the op takes.
     sizes : tuple of shapes
@@ -127,6 +130,7 @@ class Row:
     value_scale: Oracle | None = None
     gradient_scale: Oracle | None = None
     derivative_scale: Oracle | None = None
+    has_floor: bool = False
     has_axis: bool = False
     has_reduction: bool = False
     has_keepdims: bool = False
@@ -148,6 +152,11 @@ class Row:
     def reduces_axis(self) -> bool:
         """Whether a slice goes in and a single number comes out."""
         return self.has_axis and (self.has_keepdims or self.has_reduction)
+
+    def states_scale(self, role: str) -> bool:
+        """Whether errors are counted in the machine epsilon times a scale that the row states."""
+        stated = {"vjp": self.gradient_scale, "jvp": self.derivative_scale}
+        return stated.get(role) is not None
 
     def value_bound(self, **params: Any) -> float:
         """Return the allowed error of the value, in units in the last place, at `params`."""

@@ -5,7 +5,7 @@ from opsgrad._errors import ShapeError
 from opsgrad._op import op
 from opsgrad._signature import Finite, Shape, Shared
 from opsgrad._typing import Array, Namespace
-from opsgrad.ops._elementwise import signum, step, where_positive
+from opsgrad.ops._elementwise import signum, square_of_one_plus, step, where_positive
 
 
 @op
@@ -67,7 +67,7 @@ def sigmoid(xp: Namespace, x: Array, /) -> Array:
 @sigmoid.derivative
 def _(xp: Namespace, x: Array, /) -> Array:
     z = xp.exp(-xp.abs(x))
-    return z / xp.square(1.0 + z)
+    return z / square_of_one_plus(xp, z)
 
 
 @op
@@ -131,7 +131,7 @@ def tanh(xp: Namespace, x: Array, /) -> Array:
 @tanh.derivative
 def _(xp: Namespace, x: Array, /) -> Array:
     w = xp.exp(-2.0 * xp.abs(x))
-    return 4.0 * w / xp.square(1.0 + w)
+    return 4.0 * w / square_of_one_plus(xp, w)
 
 
 @op

@@ -31,8 +31,6 @@ from opsgrad.conformance.target import Target, installed_targets
 
 ROLES = ("value", "vjp", "jvp")
 DTYPES = ("float32", "float64")
-# The floor of goal 2: 16 eps² y max|g|, which is all that is left where g is constant.
-FLOORED = ("softmax", "relumax")
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def _measured(row: Row, case: Case, params: Mapping[str, Any]) -> dict[str, list
         right: Exact = exact(row, case.arrays, params)
         widened = [None if t is None else wide(t) for t in case.tangents]
         pulled, pushed = right.vjp(wide(case.cotangent)), right.jvp(widened)
-    if row.name in FLOORED:
+    if row.has_floor:
         y = right.value.number
         pulled = (_floored(pulled[0], y, case.cotangent),)
         pushed = _floored(pushed, y, case.tangents[0])
@@ -243,7 +241,7 @@ def _records(
         for got, one in zip(arrays, right[role], strict=True):
             if got is None or one is None:
                 continue
-            each = errors(np.asarray(got), one, flushes=flushes, of_scale=_states_scale(row, role))
+            each = errors(np.asarray(got), one, flushes=flushes, of_scale=row.states_scale(role))
             if each.size and each.max() > ulp:
                 ulp, worst = float(each.max()), _describe(row, case, params, each)
         yield Record(
@@ -256,12 +254,6 @@ def _records(
             allowed=bound_of(row, role, target, dtype, params) if target else None,
             worst=worst,
         )
-
-
-def _states_scale(row: Row, role: str) -> bool:
-    """Whether errors are counted in eps times a stated scale, as `Row` says for derivatives."""
-    stated = {"vjp": row.gradient_scale, "jvp": row.derivative_scale}
-    return stated.get(role) is not None
 
 
 def _goal(row: Row, role: str, params: Mapping[str, Any]) -> float:

@@ -164,6 +164,7 @@ SOFTMAX = Row(
     gradient_ulp=4.0,
     gradient_scale=softmax_scale,
     derivative_scale=softmax_derivative_scale,
+    has_floor=True,
     kinks=(
         Point(
             arrays=([3.0, 3.0, 3.0, 3.0],),
@@ -446,6 +447,7 @@ RELUMAX = Row(
     gradient_ulp=4.0,
     gradient_scale=relumax_scale,
     derivative_scale=relumax_derivative_scale,
+    has_floor=True,
     kinks=(
         Point(
             arrays=([0.5, 1.0, -1.0, 0.75],),

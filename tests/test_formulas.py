@@ -589,6 +589,14 @@ def test_lp_norm_below_one_is_the_same_formula() -> None:
     assert og.lp_norm(np.array([1.0, 1.0]), p=0.5) > og.l1_norm(np.array([1.0, 1.0]))
 
 
+def test_lp_norm_gradient_where_the_norm_is_beyond_the_range_of_a_ratio() -> None:
+    x = np.full(100, 2.0**99, dtype=np.float32)
+    x[0] = 2.0**-24  # norm / x[0] would overflow, its root does not
+    norm = 99.0**2 * 2.0**99
+    (gradient,) = gradient_of(og.lp_norm, x, p=0.5)
+    np.testing.assert_allclose(gradient, np.sqrt(norm / x.astype(float)), rtol=1e-6)
+
+
 def test_affine_map_and_its_derivatives() -> None:
     x, w, b = random(6, 3), random(3, 4, seed=1), random(4, seed=2)
     g = random(6, 4, seed=3)

@@ -30,6 +30,7 @@ USES: dict[str, tuple[str, ...]] = {
     "softmax_cross_entropy": _LOG,
     "softmax_cross_entropy_with_integer_labels": _LOG,
     "cross_entropy": ("log", "sum"),
+    "multiclass_hinge_loss": ("divide",),
     "lp_norm": ("pow", "sum"),
     "l1_norm": ("sum",),
     "l2_norm": ("sum",),
@@ -38,7 +39,7 @@ USES: dict[str, tuple[str, ...]] = {
 """Which of the library's functions the body or the rules of an op call."""
 
 
-MOST = dict.fromkeys(("exp", "log", "log1p", "tanh", "pow"), 32.0) | {"sum": 100.0}
+MOST = dict.fromkeys(("exp", "log", "log1p", "tanh", "pow", "divide"), 32.0) | {"sum": 100.0}
 """The largest error of a function that still counts as one of rounding."""
 
 
@@ -79,6 +80,8 @@ def _apply(target: Target, name: str, *arrays: Any) -> Any:
     xp: Any = target.backend.namespace
     if name == "sum":
         return xp.sum(arrays[0], axis=-1)
+    if name == "divide":
+        return arrays[0] / arrays[1]
     return getattr(xp, name)(*arrays)
 
 
@@ -109,8 +112,15 @@ def _pow(rng: np.random.Generator, dtype: np.dtype[Any]) -> _Sample:
 
 
 def _sum(rng: np.random.Generator, dtype: np.dtype[Any]) -> _Sample:
-    x = np.exp(-10.0 * rng.random((200, 100))).astype(dtype)
+    x = np.exp(-10.0 * rng.random((1000, 100))).astype(dtype)
     return (x,), [mpmath.mpf(math.fsum(row)) for row in x.astype(float)]
+
+
+def _divide(rng: np.random.Generator, dtype: np.dtype[Any]) -> _Sample:
+    # By one number for each row: XLA multiplies by its reciprocal.
+    x = rng.standard_normal((50, 200)).astype(dtype)
+    by = np.arange(3.0, 53.0, dtype=dtype)[:, None]
+    return (x, by), _exact(lambda a, b: a / b, x.ravel(), np.broadcast_to(by, x.shape).ravel())
 
 
 _SAMPLES: dict[str, Callable[[np.random.Generator, np.dtype[Any]], _Sample]] = {
@@ -121,4 +131,5 @@ _SAMPLES: dict[str, Callable[[np.random.Generator, np.dtype[Any]], _Sample]] = {
     "tanh": _unary(mpmath.tanh, lambda rng: 10.0 ** rng.uniform(-4, 1.4, _POINTS)),
     "pow": _pow,
     "sum": _sum,
+    "divide": _divide,
 }

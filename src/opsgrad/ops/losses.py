@@ -860,15 +860,19 @@ def _best_rival(xp: Namespace, scores: Array, mask: Array, axis: int) -> Array:
 
 def _weights(
     xp: Namespace, scores: Array, mask: Array, margin: float, kind: HingeKind, axis: int
-) -> tuple[Array, Array]:
-    """Return the slope of the loss by each rival's score, and their sum, the axis kept."""
+) -> tuple[Array, Array, Array]:
+    """Return what divided is the slope by each rival's score, and the sum of these slopes.
+
+    The numerators come first, then the one denominator, then the sum; the axis is kept.
+    """
     slopes = step(xp, _missing(xp, scores, mask, margin, kind, axis))
     if kind == "weston_watkins":
-        return slopes, xp.sum(slopes, axis=axis, keepdims=True)
+        total = xp.sum(slopes, axis=axis, keepdims=True)
+        return slopes, xp.ones_like(total), total
     tied = ~mask & (scores == _best_rival(xp, scores, mask, axis))
     share = xp.where(tied, xp.ones_like(scores), xp.zeros_like(scores))
     count = xp.sum(share, axis=axis, keepdims=True)
-    return slopes * share / xp.where(count == 0, xp.ones_like(count), count), slopes
+    return slopes * share, xp.where(count == 0, xp.ones_like(count), count), slopes
 
 
 @multiclass_hinge_loss.vjp_rule(keeps=("scores", "labels"))
@@ -884,8 +888,9 @@ def _(
     axis: int,
 ) -> Array:
     mask = class_mask(xp, scores, labels, axis)
-    weights, total = _weights(xp, scores, mask, margin, kind, axis)
-    gradient = xp.where(mask, -total, weights) * insert_axis(g, axis)
+    weights, count, total = _weights(xp, scores, mask, margin, kind, axis)
+    g = insert_axis(g, axis)
+    gradient = xp.where(mask, -total * g, weights * g / count)
     return nan_where_no_class(xp, gradient, scores, labels, axis)
 
 
@@ -902,7 +907,7 @@ def _(
     axis: int,
 ) -> Array:
     mask = class_mask(xp, scores, labels, axis)
-    weights, total = _weights(xp, scores, mask, margin, kind, axis)
-    by_rivals = xp.sum(weights * dscores, axis=axis, keepdims=True)
+    weights, count, total = _weights(xp, scores, mask, margin, kind, axis)
+    by_rivals = xp.sum(weights * dscores, axis=axis, keepdims=True) / count
     out = xp.squeeze(by_rivals - total * _pick(xp, mask, dscores, axis), axis=axis)
     return nan_where_no_class(xp, out, scores, labels, axis)

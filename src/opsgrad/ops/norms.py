@@ -85,22 +85,22 @@ def _slope_of_sizes(xp: Namespace, size: Array, top: Array, p: float, axis: int)
         return tied / xp.sum(tied, axis=axis, keepdims=True)
     ratio, scale = _scaled(xp, size, top, p)
     total = xp.sum(_power(xp, ratio, p), axis=axis, keepdims=True)
-    root = _root(xp, total, p, xp.ones_like(total))
     if p == 2.0:
-        return ratio / root
+        return ratio / xp.sqrt(total)
     if p < 1.0:
+        root = _root(xp, total, p, xp.ones_like(total))
         direct = xp.pow(root / ratio, xp.full_like(size, 1.0 - p))
         apart = _apart(xp, size, scale, p - 1.0) * xp.pow(root, xp.full_like(root, 1.0 - p))
-        return xp.where(_too_small(xp, ratio), apart, direct)
+        return xp.where(_too_small(xp, ratio / root), apart, direct)
     # (ratio / root)^(p-1) would multiply the root's error by p: 16 ULP at p = 10, 100 at 50.
     power = xp.pow(ratio, xp.full_like(size, p - 1.0))
     if p < 2.0:
         power = xp.where(_too_small(xp, ratio), _apart(xp, size, scale, p - 1.0), power)
-    return power * (root / total)
+    return power * _root_power(xp, total, 1.0 - p, p)
 
 
 def _too_small(xp: Namespace, ratio: Array) -> Array:
-    """Return where a ratio has underflown, though a power of it below 1 need not."""
+    """Return where a ratio, or its inverse, is out of range, though a power of it need not be."""
     return ratio < 4.0 * float(xp.finfo(ratio.dtype).smallest_normal)
 
 

@@ -35,7 +35,7 @@ NO_ARRAYS: dict[str, Spoil] = {
 }
 
 WRONG_DTYPES: dict[str, Spoil] = {
-    "integers": lambda a: a.astype(np.int64),
+    "integers": lambda a: a.astype(np.int32),
     "unsigned integers": lambda a: a.astype(np.uint8),
     "bools": lambda a: a > 0,
     "complex numbers": lambda a: a + 0j,
@@ -138,6 +138,14 @@ def bad_tangents(row: Row, dtype: str) -> Iterator[Case]:
                 builtin=builtin,
                 words=("tangent", name, *got),
             )
+    if len(arrays) > 1 and tangents[-1] is not None:
+        # Nothing is moved before all are checked, not even a list.
+        yield Case(
+            kind="tangent beside a list",
+            arrays=arrays,
+            tangents=(arrays[0].tolist(), *tangents[1:-1], arrays[-1] > 0),
+            words=("tangent", row.arguments[-1], "bool"),
+        )
     yield from _tangents_where_there_are_none(row, arrays, tangents)
     yield from _counts_of_tangents(arrays)
 

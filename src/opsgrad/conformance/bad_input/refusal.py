@@ -204,8 +204,12 @@ def check_refused(row: Row, cases: Sequence[Case], target: Target, *, op: Any = 
     placed = [target.put(array) for array in given.values()]
     make = target.backend.traced(make_calls) if target.traced else make_calls
     assert make is not None
-    with contextlib.suppress(_SeenError):
+    try:
         make(*placed)
+    except _SeenError:
+        pass
+    else:
+        raise AssertionError(f"{row.name} on {target}: the calls were not made")
     if not target.capabilities.lazy and any(map(_changed, placed, given.values())):
         faults.append("an input was written to")
     assert not faults, _report(f"{row.name} on {target}", faults)

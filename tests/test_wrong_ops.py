@@ -14,6 +14,7 @@ import opsgrad as og
 from opsgrad._op import Op
 from opsgrad.backends.numpy import NumPyBackend
 from opsgrad.conformance import TABLE
+from opsgrad.conformance.bad_input import check_refused, check_unseen_labels
 from opsgrad.conformance.checks import check_adjoint, check_against_oracle, sample
 from opsgrad.conformance.suite.test_points import check_point
 from opsgrad.conformance.suite.test_properties import Case, check_untouched
@@ -307,3 +308,116 @@ def test_a_result_that_is_a_view_of_the_argument(wrong_backend: Target) -> None:
     check_untouched(impostor(og.abs), wrong_backend, POSITIVE)
     with pytest.raises(AssertionError, match=r"op abs.*: a result shares memory"):
         check_untouched(impostor(og.abs, body), wrong_backend, POSITIVE)
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+def fails_refusals(op: Op, family: str, target: Target, match: str) -> None:
+    """See the wrong op, or the right one on a wrong library, fail where it has to refuse."""
+    row = TABLE[op.__name__]
+    with pytest.raises(AssertionError, match=match):
+        check_refused(row, row.bad_input(family), target, op=op)
+
+
+def with_shape_check(op: Any, error: type[Exception], message: str) -> Op:
+    """Return an impostor that refuses every call for its shapes, with this error."""
+
+    def check(**shapes: Any) -> None:
+        raise error(message)
+
+    copy = impostor(op)
+    copy.check_shapes(check)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "match"),
+    [
+        (
+            og.ShapeError,
+            "prelu: x of {}",
+            r"alpha of shape \(3,\), call: \['alpha', .* not mention",
+        ),
+        (og.ShapeError, "alpha (3,) (5, 4)", r"call: \['prelu'\] not mentioned"),
+        (og.DTypeError, "prelu: alpha (3,) (5, 4)", "not caught as .*ValueError"),
+        (ValueError, "prelu: alpha (3,) (5, 4)", "no OpsgradError but ValueError"),
+    ],
+    ids=["argument", "op", "type", "no OpsgradError"],
+)
+def test_a_wrong_error_is_caught(error: type[Exception], message: str, match: str) -> None:
+    numpy = library_named("numpy")
+    check_refused(TABLE["prelu"], TABLE["prelu"].bad_input("shapes"), numpy)
+    fails_refusals(with_shape_check(og.prelu, error, message), "shapes", numpy, match)
+
+
+def test_a_forgotten_check_is_caught() -> None:
+    op = impostor(og.prelu)
+    op.check_shapes(lambda **shapes: None)
+    fails_refusals(op, "shapes", library_named("numpy"), "computed before the check")
+
+
+class Hasty(NumPyBackend):
+    """Computes with arrays before they are checked."""
+
+    def normalize(self, array: Any) -> Any:
+        return self.namespace.multiply(super().normalize(array), 1)
+
+
+class Copying(NumPyBackend):
+    """Copies arrays before they are checked."""
+
+    def normalize(self, array: Any) -> Any:
+        return self.asarray(super().normalize(array))
+
+
+class Overwriting(NumPyBackend):
+    """Writes into the caller's arrays."""
+
+    def normalize(self, array: Any) -> Any:
+        array = super().normalize(array)
+        if array.dtype.kind == "f":
+            array[...] = 0
+        return array
+
+
+class Blind(NumPyBackend):
+    """Looks at no label."""
+
+    def values_now(self, array: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("wrong_backend", "name", "family", "match"),
+    [
+        (Hasty, "softmax", "axis", "multiply was called before the check"),
+        (Copying, "dense", "shapes", "an array was moved before the check"),
+        (Overwriting, "l2_loss", "shapes", "an input was written to"),
+        (Blind, "nll_loss", "labels", "label -1, call: something was computed before the check"),
+    ],
+    indirect=["wrong_backend"],
+)
+def test_work_before_the_check_is_caught(
+    name: str, family: str, match: str, wrong_backend: Target
+) -> None:
+    fails_refusals(impostor(TABLE[name].op), family, wrong_backend, match)
+
+
+@pytest.mark.parametrize("wrong_backend", [Blind], indirect=True)
+@pytest.mark.parametrize("mistake", ["none", "wraps", "spreads"])
+def test_a_label_that_is_not_seen_is_caught(mistake: str, wrong_backend: Target) -> None:
+    def body(xp: Any, log_probs: Any, labels: Any, /, *, axis: int = -1, **rest: Any) -> Any:
+        if mistake == "wraps":
+            labels = xp.remainder(labels, max(1, log_probs.shape[axis]))
+        y = right(xp, log_probs, labels, axis=axis, **rest)
+        return y + 0 * xp.sum(y) if mistake == "spreads" else y
+
+    right, row = og.nll_loss.body, TABLE["nll_loss"]
+    case = next(case for case in row.bad_input("labels") if case.kind == "label -1")
+    op = impostor(og.nll_loss, body)
+    if mistake == "none":
+        check_unseen_labels(row, case, wrong_backend, op=op)
+        return
+    with pytest.raises(AssertionError, match=r"nll_loss, label -1.*: value on numpy"):
+        check_unseen_labels(row, case, wrong_backend, op=op)

@@ -125,7 +125,7 @@ class Plan:
         """Apply the VJP rule to the one cotangent, of `shape`: a gradient for each array given."""
         if len(values) != 1:
             raise ArgumentError(f"{self.op}: a pullback takes one cotangent, got {len(values)}")
-        cotangent = self._accept(values[0], "the cotangent", "the result", shape)
+        cotangent = self._bring(self._direction(values[0], "the cotangent", "the result", shape))
         out = self._run_rule(rule, kept, (self._per_example(cotangent),))
         gradients = out if isinstance(out, tuple) else (out,)
         wanted = [one for one in self.every if one.argument.differentiable]
@@ -253,10 +253,14 @@ class Plan:
         padded = (*values, *(None,) * (len(self.every) - self.given))
         for one, value in zip(self.every, padded, strict=True):
             self._check_tangent(one, value, none_is_zero)
-        return tuple(
-            self._tangent(one, value)
+        sources = [
+            (one, self._tangent(one, value))
             for one, value in zip(self.every, padded, strict=True)
             if one.argument.differentiable
+        ]
+        return tuple(
+            self._no_tangent(one) if source is None else self._bring(source)
+            for one, source in sources
         )
 
     def _check_tangent(self, one: Input, value: Any, none_is_zero: bool) -> None:
@@ -268,16 +272,19 @@ class Plan:
                 f"{self.op}: the tangent of {name} must be None, because {name} {one.why_not}"
             )
 
-    def _tangent(self, one: Input, value: Any) -> Array | None:
-        if value is not None:
-            name = one.argument.name
-            return self._accept(value, f"the tangent of {name}", name, one.shape)
+    def _tangent(self, one: Input, value: Any) -> Source | None:
+        if value is None:
+            return None
+        name = one.argument.name
+        return self._direction(value, f"the tangent of {name}", name, one.shape)
+
+    def _no_tangent(self, one: Input) -> Array | None:
         if one.dtype is None:
             return None
         return self.backend.namespace.zeros(one.shape, dtype=self.compute, device=self.device)
 
-    def _accept(self, value: Any, word: str, like: str, shape: Shape) -> Array:
-        """Take in a cotangent or tangent, which must have `shape`, that of `like`."""
+    def _direction(self, value: Any, word: str, like: str, shape: Shape) -> Source:
+        """Check a cotangent or tangent, which must have `shape`, that of `like`."""
         if value is None:
             raise ArgumentError(f"{self.op}: {word} must be an array, got None")
         argument = Argument(word, Role.VALUES, optional=False)
@@ -288,6 +295,10 @@ class Plan:
             raise ShapeError(
                 f"{self.op}: {word} must have the shape of {like}, {shape}, got {source.shape}"
             )
+        return source
+
+    def _bring(self, source: Source) -> Array | None:
+        """Take in a cotangent or tangent that has been checked."""
         if source.weak or source.backend is not self.backend:
             host = source.backend.to_numpy(source.array)
             return self.backend.asarray(host, dtype=self.compute, device=self.device)

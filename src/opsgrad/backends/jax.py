@@ -49,6 +49,7 @@ class JaxBackend(Backend):
             float64=jax.config.jax_enable_x64,
             half=("float16", "bfloat16"),
             flushes_subnormals=True,  # XLA on the CPU
+            on_host=jax.default_backend() == "cpu",
         )
 
     def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -67,6 +67,8 @@ class Capabilities:
     """Whether numbers below the smallest normal one may become 0."""
     lazy: bool = False
     """Whether values are computed only when asked for."""
+    on_host: bool = True
+    """Whether values can be looked at without waiting for a device."""
 
 
 @dataclass(frozen=True, slots=True)

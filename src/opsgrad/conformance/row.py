@@ -1,13 +1,16 @@
-"""The two records of the conformance table: one `Row` per op, made of hand-checked `Point`s."""
+"""The records of the conformance table: a `Row` for each op, of hand-checked `Point`s and more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from opsgrad.conformance.bad_input import Case
 
 Nested: TypeAlias = Any
 """A float, an int, nested lists of them, or a NumPy array where a list cannot say the shape."""
@@ -64,6 +67,25 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """Shapes of arrays that do not fit each other, which the op refuses.
+
+    Attributes
+    ----------
+    shapes : tuple of shapes
+        The shape of each array argument.
+    words : tuple of str
+        What the message has to mention: the argument, the shapes, what would be right.
+    why : str
+        What is wrong.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    words: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What the conformance suite knows about one op.
 
@@ -109,6 +131,12 @@ class Row:
     has_floor : bool
         Whether 16 eps² times the value times the largest magnitude of the cotangent or tangent is
         allowed besides the scale: it is all that is left where that is constant.
+    refused : mapping
+        For each parameter that is a number, values that the op refuses: beyond the ends of its
+        range, and what is no number. With +inf among them, so are integers too large for a float.
+    misfits : tuple of Misfit
+        Shapes that do not fit, beyond what the roles of ``arguments`` say: targets have the first
+        array's shape, labels have it without ``axis``.
     has_axis, has_reduction, has_keepdims : bool
         Which of ``axis``, ``reduction`` and ``keepdims`` the op takes.
     sizes : tuple of shapes
@@ -131,6 +159,8 @@ class Row:
     gradient_scale: Oracle | None = None
     derivative_scale: Oracle | None = None
     has_floor: bool = False
+    refused: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    misfits: tuple[Misfit, ...] = ()
     has_axis: bool = False
     has_reduction: bool = False
     has_keepdims: bool = False
@@ -157,6 +187,15 @@ class Row:
         """Whether errors are counted in the machine epsilon times a scale that the row states."""
         stated = {"vjp": self.gradient_scale, "jvp": self.derivative_scale}
         return stated.get(role) is not None
+
+    def bad_input(self, family: str | None = None, dtype: str = "float64") -> list[Case]:
+        """Return the calls that the op must refuse, all of them or those of one family.
+
+        Those are derived from the roles of the arguments, the flags, ``refused`` and ``misfits``.
+        """
+        from opsgrad.conformance.bad_input import bad_input
+
+        return bad_input(self, family, dtype)
 
     def value_bound(self, **params: Any) -> float:
         """Return the allowed error of the value, in units in the last place, at `params`."""

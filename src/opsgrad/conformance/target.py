@@ -35,6 +35,11 @@ class Target:
         """The data types to test in."""
         return ("float64", "float32") if self.capabilities.float64 else ("float32",)
 
+    @property
+    def sees_labels(self) -> bool:
+        """Whether labels can be looked at before an op runs on them."""
+        return not (self.traced or self.capabilities.lazy) and self.capabilities.on_host
+
     def put(self, array: Any) -> Any:
         """Return a NumPy array, or a nest of tuples of them, in the library; None stays None."""
         if isinstance(array, tuple):

@@ -7,7 +7,7 @@ from typing import Any
 import mpmath
 import numpy as np
 
-from opsgrad.conformance.row import Arrays, Point, Row
+from opsgrad.conformance.row import Arrays, Misfit, Point, Row
 from opsgrad.conformance.table._points import (
     EXP_MINUS_40,
     EXP_MINUS_700,
@@ -164,6 +164,7 @@ LEAKY_RELU = Row(
     oracle=leaky_relu,
     sample=sample_away_from_zero,
     variants=tuple({"negative_slope": slope} for slope in (0.01, 0.0, 0.25, 1.0, 2.0)),
+    refused={"negative_slope": (NAN, INF, -INF)},
     value_ulp=0.5,
     gradient_ulp=0.5,
     kinks=(
@@ -184,12 +185,19 @@ LEAKY_RELU = Row(
     ),
 )
 
+
+def _prelu_misfit(alpha: Shape) -> Misfit:
+    words = ("alpha", str(alpha), "(5, 4)")
+    return Misfit(shapes=((5, 4), alpha), words=words, why=f"alpha of shape {alpha}")
+
+
 PRELU = Row(
     name="prelu",
     unit="element",
     arguments=("x", "alpha"),
     oracle=prelu,
     sample=sample_prelu,
+    misfits=tuple(map(_prelu_misfit, ((3,), (5,), (4, 1), (6, 1), (2, 4), (0,)))),
     value_ulp=0.5,
     # The gradient by alpha is a sum over all that alpha was broadcast against.
     gradient_ulp=4.0,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import mpmath
 import numpy as np
 
-from opsgrad.conformance.row import Arrays, Point, Row
+from opsgrad.conformance.row import Arrays, Misfit, Point, Row
 from opsgrad.conformance.table._points import INF, NAN
 from opsgrad.conformance.table._sampling import Shape, normal
 
@@ -32,12 +33,40 @@ def sample_dense(rng: np.random.Generator, shape: Shape, axis: int) -> Arrays:
     return normal(rng, shape), normal(rng, (shape[-1], OUTPUTS)), normal(rng, (OUTPUTS,))
 
 
+def _misfits() -> Iterator[Misfit]:
+    x, w, b = (5, 4), (4, 3), (3,)
+
+    def misfit(why: str, shapes: tuple[Shape, ...], *words: str) -> Misfit:
+        return Misfit(shapes=shapes, words=words, why=why)
+
+    layout = ("w", "(out, in)", "(in, out)")
+    yield misfit("x 0-d", ((), w, b), "x", "()")
+    yield misfit("x 0-d, no b", ((), w), "x", "()")
+    yield misfit("w laid out (out, in)", (x, (3, 4), b), *layout, "transpose")
+    yield misfit("w laid out (out, in), no b", (x, (3, 4)), *layout)
+    yield misfit("w laid out (out, in), one row", ((4,), (3, 4), b), *layout)
+    yield misfit("w of another length", (x, (3, 3), b), "w", "(in, out)", "(3, 3)", "4")
+    yield misfit("w 1-d", (x, (4,), b), "w", "(in, out)", "(4,)")
+    yield misfit("w 3-d", (x, (1, 4, 3), b), "w", "(in, out)", "(1, 4, 3)")
+    yield misfit("w 0-d", (x, ()), "w", "(in, out)", "()")
+    yield misfit("w a stack", ((2, 5, 4), (2, 4, 3), b), "w", "(in, out)")
+    yield misfit("b too long", (x, w, (4,)), "b", "(4,)", "(3,)")
+    yield misfit("b too short", (x, w, (2,)), "b", "(2,)", "(3,)")
+    yield misfit("b of one entry", (x, w, (1,)), "b", "(1,)", "(3,)")
+    yield misfit("b 0-d", (x, w, ()), "b", "()", "(3,)")
+    yield misfit("b a row", (x, w, (1, 3)), "b", "(1, 3)")
+    yield misfit("b a column", (x, w, (3, 1)), "b", "(3, 1)")
+    yield misfit("b for each example", (x, w, (5, 3)), "b", "(5, 3)")
+    yield misfit("w and b swapped", (x, b, w), "w", "(3,)")
+
+
 DENSE = Row(
     name="dense",
     unit="matrix",
     arguments=("x", "w", "b"),
     oracle=dense,
     sample=sample_dense,
+    misfits=tuple(_misfits()),
     # Sums of products, in whatever order the matrix product takes.
     value_ulp=4.0,
     gradient_ulp=4.0,

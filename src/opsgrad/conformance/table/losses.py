@@ -172,6 +172,8 @@ def _hinge_point(
     )
 
 
+BAD_MARGINS = {"margin": (NAN, INF, -INF, -1.0, -1e-300)}
+
 HINGE_LOSS = Row(
     name="hinge_loss",
     unit="element",
@@ -179,6 +181,7 @@ HINGE_LOSS = Row(
     oracle=hinge_loss,
     sample=sample_hinge,
     variants=tuple({"margin": margin} for margin in (1.0, 0.0, 0.5, 2.0)),
+    refused=BAD_MARGINS,
     has_reduction=True,
     # A product and a difference; a product.
     value_ulp=1.0,
@@ -314,6 +317,7 @@ MULTICLASS_HINGE_LOSS = Row(
         for kind in (CRAMMER_SINGER, WESTON_WATKINS)
         for margin in (1.0, 0.0, 0.5, 2.0)
     ),
+    refused=BAD_MARGINS,
     has_axis=True,
     has_reduction=True,
     # Differences and, for Weston-Watkins, a sum; a small integer times the cotangent.

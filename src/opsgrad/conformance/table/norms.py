@@ -157,6 +157,7 @@ LP_NORM = Row(
     oracle=lp_norm,
     sample=sample_distinct_magnitudes,
     variants=tuple({"p": p} for p in EXPONENTS),
+    refused={"p": (NAN, -INF, 0.0, -0.0, -1.0, -1e-300)},
     has_axis=True,
     has_keepdims=True,
     value_ulp=6.0,

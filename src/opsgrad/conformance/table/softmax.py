@@ -442,6 +442,7 @@ RELUMAX = Row(
     oracle=relumax,
     sample=sample_distinct_maximum,
     variants=({"b": 1.0}, {"b": 0.5}, {"b": 3.0}),
+    refused={"b": (NAN, INF, -INF, 0.0, -0.0, -1.0, -1e-300)},
     has_axis=True,
     value_ulp=4.0,  # two roundings of the margin, a sum of up to 1,000, a division
     gradient_ulp=4.0,

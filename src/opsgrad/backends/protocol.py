@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from opsgrad._errors import BackendUnavailableError
 from opsgrad._typing import Array, DType, Namespace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = str
 """One of "floating", "integer", "bool", "complex", "other"."""
@@ -141,7 +143,7 @@ class Backend:
     """
 
     name: str = ""
-    defects: Path | None = None
+    defects: "Path | None" = None
     """A file of the library's own known defects, in the form of ``conformance/defects.txt``."""
 
     def __init__(self) -> None:

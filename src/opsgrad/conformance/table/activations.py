@@ -215,6 +215,9 @@ PRELU = Row(
         _prelu_point(-INF, 0.25, -INF, 0.25, -INF, "prelu(-inf) = -inf"),
         _prelu_point(INF, 0.25, INF, 1.0, 0.0, "prelu(inf) = inf"),
         _prelu_point(INF, 0.0, INF, 1.0, 0.0, "prelu(inf) = inf for alpha 0"),
+        _prelu_point(3.0, NAN, 3.0, 1.0, 0.0, "a NaN alpha does not count above 0"),
+        _prelu_point(0.0, NAN, 0.0, NAN, 0.0, "a NaN alpha counts at 0 in the derivative alone"),
+        _prelu_point(-3.0, NAN, NAN, NAN, -3.0, "a NaN alpha counts below 0"),
         Point(
             arrays=([-INF, -2.0], 0.25),
             value=[-INF, -0.5],

@@ -205,6 +205,14 @@ CROSS_ENTROPY = Row(
             why="cross_entropy with NaN is NaN",
         ),
         Point(
+            arrays=([NAN, 0.5], [0.0, 1.0]),
+            value=NAN,
+            gradients=([NAN, -2.0], [NAN, LOG2]),
+            tangents=([1.0, 0.0], [0.0, 0.0]),
+            derivative=NAN,
+            why="a NaN probability counts beside a target of 0 too",
+        ),
+        Point(
             arrays=([1e-30, 1.0], [1.0, 0.0]),
             value=69.07755278982137,
             gradients=([-1e30, 0.0], [69.07755278982137, 0.0]),
@@ -282,6 +290,12 @@ LOG_CROSS_ENTROPY = Row(
             value=NAN,
             gradients=([-0.5, -0.5], [NAN, 1.0]),
             why="log_cross_entropy with NaN is NaN",
+        ),
+        Point(
+            arrays=([NAN, -1.0], [0.0, 1.0]),
+            value=NAN,
+            gradients=([0.0, -1.0], [NAN, 1.0]),
+            why="a NaN log-probability counts beside a target of 0 too",
         ),
         Point(
             arrays=([[-1.0, -2.0], [-3.0, -4.0]], [[1.0, 0.0], [0.5, 0.5]]),
@@ -459,8 +473,21 @@ SOFTMAX_CROSS_ENTROPY = Row(
         Point(
             arrays=([40.0, 0.0], [1.0, 0.0]),
             value=EXP_MINUS_40,
-            gradients=(None, [EXP_MINUS_40, 40.0]),
-            why="the loss keeps its digits where the prediction is right",
+            gradients=([-EXP_MINUS_40, EXP_MINUS_40], [EXP_MINUS_40, 40.0]),
+            tangents=([1.0, 0.0], [0.0, 0.0]),
+            derivative=-EXP_MINUS_40,
+            why="loss and gradient keep their digits where the prediction is right",
+        ),
+        Point(
+            arrays=([[40.0, 0.0], [40.0, 0.0]], [[1.0, 0.0], [2.0, 0.0]]),
+            value=[EXP_MINUS_40, 2 * EXP_MINUS_40],
+            gradients=(
+                [[-EXP_MINUS_40, EXP_MINUS_40], [-2 * EXP_MINUS_40, 2 * EXP_MINUS_40]],
+                [[EXP_MINUS_40, 40.0]] * 2,
+            ),
+            tangents=([[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]] * 2),
+            derivative=[-EXP_MINUS_40, 2 * EXP_MINUS_40],
+            why="the gradient keeps its digits, whatever the sum of the neighbour's targets",
         ),
         Point(
             arrays=([1e38, -1e38], [0.0, 1.0]),

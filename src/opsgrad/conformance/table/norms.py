@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mpmath
+import numpy as np
 
 from opsgrad.conformance.row import Point, Row
 from opsgrad.conformance.table._points import INF, NAN, undefined_slice
@@ -148,6 +149,25 @@ def _l2_points(name: str, **params: Any) -> tuple[Point, ...]:
     )
 
 
+def _two_tied_at_the_ends() -> tuple[Point, ...]:
+    """State the norm of (t, -t), 2^(1/p) t, for large p and t near the ends of the range.
+
+    Each entry's share of the gradient is 2^(1/p - 1).
+    """
+
+    def point(t: float, value: float, p: float, *, float64_only: bool = False) -> Point:
+        share = {150.0: 0.5023158372010269, 2000.0: 0.5001733168269227}[p]
+        why = f"p = {p:g} of two entries of {t:g}"
+        return _point([t, -t], value, [share, -share], why, p=p, float64_only=float64_only)
+
+    return (
+        point(3e38, 3.0138950232061613e38, 150.0),
+        point(2e-38, 2.0092633488041074e-38, 150.0),
+        point(1.7e308, 1.700589277211537e308, 2000.0, float64_only=True),
+        point(3e-308, 3.001039900961536e-308, 2000.0, float64_only=True),
+    )
+
+
 EXPONENTS = (2.0, 0.5, 1.0, 1.5, 3.0, 10.0, INF)
 
 LP_NORM = Row(
@@ -199,6 +219,7 @@ LP_NORM = Row(
             "p = 10 of tiny entries",
             p=10.0,
         ),
+        *_at_the_ends("lp_norm, p = 2000", p=2000.0),
         _point([1.5, 3.0, -6.0], 6.0, [0.0, 0.0, -1.0], "p = 2000: nearly the largest", p=2000.0),
         _point([3e30, -6e30], 6e30, [0.0, -1.0], "p = 2000 of huge entries", p=2000.0),
         _point([3e-30, -6e-30], 6e-30, [0.0, -1.0], "p = 2000 of tiny entries", p=2000.0),
@@ -208,6 +229,19 @@ LP_NORM = Row(
             [0.5001733168269227, -0.5001733168269227],
             "p = 2000 is not yet the maximum",
             p=2000.0,
+        ),
+        *_two_tied_at_the_ends(),
+        Point(
+            arrays=([1.0, 1.0],),
+            params={"p": 1e-40},
+            value=INF,
+            why="2^(1/p) overflows where p is tiny, as 1/p itself does in float32",
+        ),
+        Point(
+            arrays=(np.ones(2**18),),
+            params={"p": 255 / 512},
+            value=75784117252.18806,
+            why="2^18 ones have the norm 2^(18/p): rounding 1/p to float32 costs 12 eps of it",
         ),
     ),
 )

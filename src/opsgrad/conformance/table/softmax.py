@@ -153,6 +153,46 @@ def _undefined_everywhere(name: str) -> tuple[Point, ...]:
     )
 
 
+def _a_large_margin(exponent: int, *, float64_only: bool = False) -> Point:
+    """State relumax for a b = 2^exponent beside which the entries 0, 1, 2 are as good as equal.
+
+    So S = 3 b and dx = (g - mean g) / S. The scale of g keeps that a normal number.
+    """
+    scale = 9.0 * 2.0 ** (exponent - 20)
+    gradient = [2 * 2.0**-20, -(2.0**-20), -(2.0**-20)]
+    return Point(
+        arrays=([0.0, 1.0, 2.0],),
+        params={"b": 2.0**exponent},
+        value=[1 / 3, 1 / 3, 1 / 3],
+        cotangent=[scale, 0.0, 0.0],
+        gradients=(gradient,),
+        tangents=([scale, 0.0, 0.0],),
+        derivative=gradient,
+        float64_only=float64_only,
+        why=f"b = 2^{exponent}: the sum of the margins is in range, and their shares are even",
+    )
+
+
+def _just_active(b: int, entry: int, *, float64_only: bool = False) -> Point:
+    """State relumax where an entry is above max - b by far less than the last place of b.
+
+    With b = 2^b and x = (2^entry, b) the margins are 2^entry and b, exactly. The Jacobian is 1 / b
+    times (1, -1), (-1, 1), but for terms 2^(entry - b) times smaller.
+    """
+    margin = 2.0**b
+    return Point(
+        arrays=([2.0**entry, margin],),
+        params={"b": margin},
+        value=[2.0 ** (entry - b), 1.0],
+        cotangent=[1.0, 0.0],
+        gradients=([1 / margin, -1 / margin],),
+        tangents=([1.0, 0.0],),
+        derivative=[1 / margin, -1 / margin],
+        float64_only=float64_only,
+        why=f"an entry 2^{entry} above max - b is active for b = 2^{b}",
+    )
+
+
 SOFTMAX = Row(
     name="softmax",
     unit="slice",
@@ -333,6 +373,15 @@ LOG_SOFTMAX = Row(
             why="log_softmax keeps its digits at a dominant entry",
         ),
         Point(
+            arrays=([[0.0, 40.0], [0.0, 40.0]],),
+            value=[[-40.0, -EXP_MINUS_40]] * 2,
+            cotangent=[[0.0, 1.0], [0.0, 2.0]],
+            gradients=([[-EXP_MINUS_40, EXP_MINUS_40], [-2 * EXP_MINUS_40, 2 * EXP_MINUS_40]],),
+            tangents=([[1.0, 0.0], [0.0, 1.0]],),
+            derivative=[[1.0, -EXP_MINUS_40], [-1.0, EXP_MINUS_40]],
+            why="the Jacobian keeps its digits at a dominant entry",
+        ),
+        Point(
             arrays=([1e38, -1e38],),
             value=[0.0, -2e38],
             cotangent=[1.0, 2.0],
@@ -488,6 +537,13 @@ RELUMAX = Row(
             why="an entry at max - b is inactive for b = 3",
         ),
         Point(
+            arrays=([0.0, -1.0],),
+            value=[1.0, 0.0],
+            cotangent=[-3e38, 3e38],
+            gradients=([0.0, 0.0],),
+            why="an entry at max - b is inactive, though its cotangent less the mean overflows",
+        ),
+        Point(
             arrays=([1.0, 1.0, 0.5],),
             value=[0.4, 0.4, 0.2],
             cotangent=[1.0, 0.0, 0.0],
@@ -614,6 +670,28 @@ RELUMAX = Row(
             value=[1 / 3, 1 / 3, 1 / 3],
             float64_only=True,
             why="a b at float64's end does not overflow the sum",
+        ),
+        *(_a_large_margin(exponent) for exponent in (87, 88, 127)),
+        *(_a_large_margin(exponent, float64_only=True) for exponent in (983, 984, 1023)),
+        *(_just_active(b, entry) for b, entry in ((0, -123), (50, -120), (87, -60), (100, -75))),
+        _just_active(1000, -100, float64_only=True),
+        Point(
+            arrays=([[0.0, -0.5], [0.0, -0.5]],),
+            value=[[2 / 3, 1 / 3]] * 2,
+            cotangent=[[1.0, 0.0], [2.0**60, 0.0]],
+            gradients=([[4 / 9, -4 / 9], [2.0**60 * 4 / 9, -(2.0**60) * 4 / 9]],),
+            tangents=([[1.0, 0.0], [2.0**60, 0.0]],),
+            derivative=[[4 / 9, -4 / 9], [2.0**60 * 4 / 9, -(2.0**60) * 4 / 9]],
+            why="a slice with a large cotangent costs its neighbours no digits",
+        ),
+        Point(
+            arrays=([0.0, -0.5],),
+            value=[2 / 3, 1 / 3],
+            cotangent=[1e-30, 0.0],
+            gradients=([1e-30 * 4 / 9, -1e-30 * 4 / 9],),
+            tangents=([1e-30, 0.0],),
+            derivative=[1e-30 * 4 / 9, -1e-30 * 4 / 9],
+            why="a tiny cotangent keeps its digits",
         ),
         Point(
             arrays=([0.0, 1.0, 1.0],),

@@ -313,3 +313,16 @@ def test_shape_checks_are_given_shapes_by_name() -> None:
     assert seen == {"x": (2,), "b": (3,)}
     with pytest.raises(TypeError, match="add: an op with optional arrays needs a vjp_rule"):
         add.derivative(lambda xp, x, a, b, /: x)
+
+
+@pytest.mark.parametrize(
+    ("size", "p", "dtype"),
+    [(1e-44, 10.0, np.float32), (1e-40, 40.0, np.float32), (1e-310, 400.0, np.float64)],
+)
+def test_the_powers_of_subnormal_numbers_do_not_vanish(
+    size: float, p: float, dtype: type[np.floating[Any]]
+) -> None:
+    x = np.array([size, 0.0], dtype=dtype)
+    norm, pull = og.vjp(og.lp_norm, x, p=p)
+    assert norm == x[0]
+    np.testing.assert_allclose(pull(dtype(1))[0], [1.0, 0.0], rtol=1e-6)

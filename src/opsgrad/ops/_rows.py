@@ -49,10 +49,10 @@ def shifted_exp(xp: Namespace, x: Array, axis: int) -> ShiftedExp:
     return ShiftedExp(terms, shift, error, top, others, ties)
 
 
-def row_max(xp: Namespace, x: Array, axis: int, *, empty: float = -float("inf")) -> Array:
-    """Return the maximum along `axis`, or `empty` where there is nothing (where `max` raises)."""
+def row_max(xp: Namespace, x: Array, axis: int) -> Array:
+    """Return the maximum along `axis`, 0 where there is nothing (where `max` raises)."""
     if 0 in x.shape:  # of any axis: Dask's `max` refuses an empty batch too
-        return xp.sum(x, axis=axis, keepdims=True) + empty
+        return xp.sum(x, axis=axis, keepdims=True)
     return xp.max(x, axis=axis, keepdims=True)
 
 

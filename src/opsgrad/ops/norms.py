@@ -15,7 +15,7 @@ def _norm(xp: Namespace, x: Array, p: float, axis: int) -> Array:
     size = xp.abs(x)
     if p == 1.0:
         return xp.sum(size, axis=axis, keepdims=True)
-    top = row_max(xp, size, axis, empty=0.0)
+    top = row_max(xp, size, axis)
     if p == math.inf:
         return top
     ratio, scale = _scaled(xp, size, top, p)
@@ -25,18 +25,22 @@ def _norm(xp: Namespace, x: Array, p: float, axis: int) -> Array:
 
 def _scaled(xp: Namespace, size: Array, top: Array, p: float) -> tuple[Array, Array]:
     """Return sizes whose p-th powers neither overflow nor all vanish, and the scale taken out."""
-    bits = xp.finfo(size.dtype).bits
-    if p < (96.0 if bits == 32 else 960.0):
+    info = xp.finfo(size.dtype)
+    if p < (48.0 if info.bits == 32 else 480.0):  # 4^p and sums of it are in range
         # A power of two, so that dividing by it is exact. Clipped, because XLA divides by
         # multiplying with the reciprocal, which must not be subnormal.
-        most = 126.0 if bits == 32 else 1022.0
+        most = 126.0 if info.bits == 32 else 1022.0
+        lift = xp.ones_like(top)
+        if p > 4.0:  # the powers of what is left of subnormal numbers would vanish
+            lift = xp.where(top < float(info.smallest_normal), lift / float(info.eps), lift)
+            size, top = size * lift, top * lift
         exponent = xp.clip(xp.floor(xp.log2(top)), -most, most)
         scale = xp.pow(xp.full_like(top, 2.0), exponent)  # exact everywhere, as exp2 is not
-        return size / scale, scale
-    # 2^p would overflow: scale by the maximum itself, brought into the middle of the range first.
+        return size / scale, scale / lift
+    # The powers would overflow: scale by the maximum itself, brought away from the range's end.
     one = xp.ones_like(top)
     scale = xp.where(top == 0, one, top)
-    middle = xp.where(scale > 1, 0.25 * one, 4.0 * one)
+    middle = xp.where(scale > 1, 0.25 * one, one)
     return (size * middle) / (scale * middle), scale
 
 
@@ -71,7 +75,7 @@ def _root_power(xp: Namespace, total: Array, numerator: float, p: float) -> Arra
 def _slope(xp: Namespace, x: Array, p: float, axis: int) -> Array:
     """Return the gradient of the p-norm: sign(x) (|x| / norm)^(p-1)."""
     size = xp.abs(x)
-    top = row_max(xp, size, axis, empty=0.0)
+    top = row_max(xp, size, axis)
     slope = _slope_of_sizes(xp, size, top, p, axis)
     slope = xp.where(size == 0, xp.zeros_like(size), signum(xp, x) * slope)
     return slope + (top - top)  # NaN where the slice holds inf or NaN
@@ -87,15 +91,13 @@ def _slope_of_sizes(xp: Namespace, size: Array, top: Array, p: float, axis: int)
     total = xp.sum(_power(xp, ratio, p), axis=axis, keepdims=True)
     if p == 2.0:
         return ratio / xp.sqrt(total)
-    if p < 1.0:
+    if p < 2.0:
         root = _root(xp, total, p, xp.ones_like(total))
         direct = xp.pow(root / ratio, xp.full_like(size, 1.0 - p))
         apart = _apart(xp, size, scale, p - 1.0) * xp.pow(root, xp.full_like(root, 1.0 - p))
         return xp.where(_too_small(xp, ratio / root), apart, direct)
     # (ratio / root)^(p-1) would multiply the root's error by p: 16 ULP at p = 10, 100 at 50.
     power = xp.pow(ratio, xp.full_like(size, p - 1.0))
-    if p < 2.0:
-        power = xp.where(_too_small(xp, ratio), _apart(xp, size, scale, p - 1.0), power)
     return power * _root_power(xp, total, 1.0 - p, p)
 
 

@@ -14,12 +14,12 @@ class _Parts(NamedTuple):
     """What relumax and its rules are made of. All reductions keep their axis."""
 
     margin: Array
-    """(x - max x + b) · unit: an entry is active where this is positive."""
+    """x - max x + b: an entry is active where this is positive."""
     probabilities: Array
     total: Array
     """The sum of the margins of the active entries, at least b · unit."""
     unit: float
-    """The power of two, mostly 1, that keeps `total` in range for the largest and smallest b."""
+    """The power of two, mostly 1, that keeps `total` in range for the largest b."""
     share: Array
     """The subgradient of the maximum: 1 / (number of maxima) at each of them."""
 
@@ -30,8 +30,8 @@ def _parts(xp: Namespace, x: Array, b: float, axis: int) -> _Parts:
     unit = _unit(xp, x, b)
     # The rounding error of x - max goes back in, so that the sign of the margin is right:
     # 1 + (x - max) / b puts 3 in 1,000 entries of one decimal on the wrong side.
-    margin = ((shift + b) + error) * unit
-    active = where_positive(xp, margin, margin)
+    margin = (shift + b) + error
+    active = where_positive(xp, margin, margin * unit)
     total = xp.sum(active, axis=axis, keepdims=True)
     tied = xp.where(x == top, xp.ones_like(x), xp.zeros_like(x))
     share = tied / xp.sum(tied, axis=axis, keepdims=True)
@@ -39,10 +39,7 @@ def _parts(xp: Namespace, x: Array, b: float, axis: int) -> _Parts:
 
 
 def _unit(xp: Namespace, x: Array, b: float) -> float:
-    info = xp.finfo(x.dtype)
-    if b > float(info.max) * 2.0**-40:
-        return 2.0**-40
-    return 2.0**40 if b < float(info.smallest_normal) * 2.0**40 else 1.0
+    return 2.0**-40 if b > float(xp.finfo(x.dtype).max) * 2.0**-40 else 1.0
 
 
 @op
@@ -130,10 +127,11 @@ def _(xp: Namespace, x: Array, g: Array, /, *, b: float, axis: int) -> Array:
 def _(xp: Namespace, x: Array, dx: Array, /, *, b: float, axis: int) -> Array:
     margin, y, total, unit, share = _parts(xp, x, b, axis)
     # Passes in pairs, the transposes of those above: the rounding error of the mean of tied maxima
-    # would be all there is where dx is nearly constant.
-    above = dx - xp.sum(share * dx, axis=axis, keepdims=True)
-    above = above - xp.sum(share * above, axis=axis, keepdims=True)
-    t = xp.where(margin > 0, above, xp.zeros_like(y))
+    # would be all there is where dx is nearly constant. Inactive entries are left out of both, for
+    # their differences may overflow.
+    zero = xp.zeros_like(y)
+    t = xp.where(margin > 0, dx - xp.sum(share * dx, axis=axis, keepdims=True), zero)
+    t = xp.where(margin > 0, t - xp.sum(share * t, axis=axis, keepdims=True), zero)
     t = t - y * xp.sum(t, axis=axis, keepdims=True)
     t = t - y * xp.sum(t, axis=axis, keepdims=True)
     return t / total * unit

@@ -223,6 +223,15 @@ LP_NORM = Row(
         _point([1.5, 3.0, -6.0], 6.0, [0.0, 0.0, -1.0], "p = 2000: nearly the largest", p=2000.0),
         _point([3e30, -6e30], 6e30, [0.0, -1.0], "p = 2000 of huge entries", p=2000.0),
         _point([3e-30, -6e-30], 6e-30, [0.0, -1.0], "p = 2000 of tiny entries", p=2000.0),
+        _point([3e38], 3e38, [1.0], "p = 90 at the range's end does not overflow", p=90.0),
+        _point(
+            [1.7e308],
+            1.7e308,
+            [1.0],
+            "p = 800 at float64's end does not overflow",
+            p=800.0,
+            float64_only=True,
+        ),
         _point(
             [6.0, -6.0],
             6.002079801923072,

@@ -544,6 +544,21 @@ RELUMAX = Row(
             why="an entry at max - b is inactive, though its cotangent less the mean overflows",
         ),
         Point(
+            arrays=([0.0, -1.0],),
+            value=[1.0, 0.0],
+            tangents=([-3e38, 3e38],),
+            derivative=[0.0, 0.0],
+            why="an entry at max - b is inactive, though its tangent less the mean overflows",
+        ),
+        Point(
+            arrays=([1e-37, 2.0**100],),
+            params={"b": 2.0**100},
+            value=[1e-37 * 2.0**-100, 1.0],
+            cotangent=[1.0, 0.0],
+            gradients=([2.0**-100, -(2.0**-100)],),
+            why="a margin is active however small it is beside a huge b",
+        ),
+        Point(
             arrays=([1.0, 1.0, 0.5],),
             value=[0.4, 0.4, 0.2],
             cotangent=[1.0, 0.0, 0.0],

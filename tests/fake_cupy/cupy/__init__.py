@@ -1,8 +1,8 @@
 """A stand-in for CuPy, for tests on machines without a GPU: NumPy inside, CuPy's manners outside.
 
 It has two devices. Like CuPy it computes on the current device only, refuses arrays of another one,
-takes no NumPy array for one of its own, and turns none of its arrays into NumPy's unasked. `history`
-records what the host asks of the devices.
+takes no NumPy array for one of its own, and turns none of its arrays into NumPy's unasked. What the
+host asks of the devices is recorded in `history`.
 """
 
 import numpy as np

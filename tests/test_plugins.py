@@ -175,10 +175,8 @@ def test_a_plugin_goes_on_beside_those_that_raise(tmp_path: Path) -> None:
     """Whatever two others raise at import, and wherever they stand in the order of names."""
     plugin(tmp_path, "aaa", "import no_such_library")
     plugin(tmp_path, "zzz", "1 / 0")
-    sound = (
-        "import opsgrad.backends.numpy as n\nclass Plugin(n.NumPyBackend):\n    name = 'sound'\n"
-    )
-    plugin(tmp_path, "sound", sound)
+    code = "from opsgrad.backends.numpy import NumPyBackend as N\nclass Plugin(N): name = 'sound'"
+    plugin(tmp_path, "sound", code)
     program = """
 import warnings, opsgrad as og
 warnings.simplefilter("ignore")

@@ -62,6 +62,13 @@ def test_the_template_is_a_wheel_with_the_entry_point(installed: Path) -> None:
 SUITE = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "--pyargs"]
 
 
+def test_the_page_on_writing_a_backend(installed: Path, tmp_path: Path) -> None:
+    """Every block of it runs as written, with the template installed."""
+    page = TEMPLATE.parents[1] / "docs" / "writing-a-backend.md"
+    assert page.read_text().count(">>>") > 20
+    assert run(["-m", "doctest", str(page)], tmp_path, installed) == (0, "")
+
+
 def test_a_plugin_passes_the_suite_by_name(installed: Path, tmp_path: Path) -> None:
     code, out = run([*SUITE, "opsgrad.conformance", "--backend", "boxed"], tmp_path, installed)
     assert code == 0, out[-5000:]

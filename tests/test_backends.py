@@ -105,3 +105,15 @@ def test_import_brings_in_no_backend() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split("\n")[:2] == ["False", "[]"]
+
+
+def test_import_brings_in_numpy_and_array_api_compat_alone() -> None:
+    code = """
+import sys
+before = set(sys.modules)
+import opsgrad
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - set(sys.stdlib_module_names)))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["array_api_compat", "numpy", "opsgrad"]

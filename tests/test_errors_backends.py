@@ -82,6 +82,18 @@ def test_arrays_of_two_libraries_are_refused(name: str, one: str, other: str) ->
 
 
 @pytest.mark.parametrize("name", SEVERAL)
+def test_arrays_of_two_libraries_meet_on_the_backend_that_is_asked_for(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    arrays = good(name)
+    mixed = (library_named("torch").put(arrays[0]), *arrays[1:])
+    expected = og.vjp(TABLE[name].op, *arrays)[0]
+    for backend, kind in (("numpy", (np.ndarray, np.generic)), ("torch", torch.Tensor)):
+        value = og.vjp(TABLE[name].op, *mixed, backend=backend)[0]
+        assert isinstance(value, kind)
+        np.testing.assert_allclose(og.to_numpy(value), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
 def test_arrays_on_two_devices_are_refused(name: str) -> None:
     strict = pytest.importorskip("array_api_strict", reason="array_api_strict is not installed")
     here, there = (strict.Device(device) for device in ("CPU_DEVICE", "device1"))

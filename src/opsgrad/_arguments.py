@@ -97,8 +97,8 @@ def check_kind(op: str, source: Source) -> None:
         )
 
 
-def home_of(op: str, sources: Sequence[Source]) -> Backend:
-    """Return the backend that the arrays belong to, or raise if there are two."""
+def home_of(op: str, sources: Sequence[Source], asked: Backend | None = None) -> Backend:
+    """Return the backend that the arrays belong to, or raise if there are two and none is asked."""
     strong = [source for source in sources if not source.weak]
     if not strong:
         return get_backend("numpy")
@@ -109,6 +109,8 @@ def home_of(op: str, sources: Sequence[Source]) -> Backend:
     names = {source.backend.name for source in strong}
     if names == {"numpy", "dask"}:  # Dask takes NumPy arrays in
         return get_backend("dask")
+    if asked is not None:
+        return home
     described = ", ".join(f"{source.name} is of {source.backend.name}" for source in strong)
     raise MixedBackendsError(
         f"{op}: all arrays must belong to one backend, but {described}; pass backend=NAME to move "
@@ -171,8 +173,10 @@ def floating_dtypes(backend: Backend, sources: Sequence[Source]) -> tuple[DType,
 
 def precision(home: Backend, target: Backend, sources: Sequence[Source]) -> DType:
     """Return the data type that the result will have on `target`, before anything is moved."""
-    decided = any(_votes(s) and s.backend.kind(s.array.dtype) == "floating" for s in sources)
-    return floating_dtypes(home if decided else target, sources if decided else ())[0]
+    deciding = [s for s in sources if _votes(s) and s.backend.kind(s.array.dtype) == "floating"]
+    if all(s.backend is home for s in deciding):
+        return floating_dtypes(home if deciding else target, deciding)[0]
+    return target.floating_dtypes(tuple(same_dtype(target, s.array.dtype) for s in deciding))[0]
 
 
 def same_dtype(backend: Backend, dtype: DType) -> DType:
@@ -195,8 +199,10 @@ def place(op: str, sources: Sequence[Source], target: Backend) -> tuple[DType, D
         reason = target.why_not(host)
         if reason is not None:
             raise DTypeError(f"{op}: {source.name} cannot be moved: {reason}")
+    there = [target.device(s.array) for s in sources if not s.weak and s.backend is target]
     for source, host in zip(movers, hosts, strict=True):
-        source.array, source.backend = target.asarray(host), target
+        source.array = target.asarray(host, device=there[0] if there else None)
+        source.backend = target
     result, compute = floating_dtypes(target, sources)
     devices = [target.device(source.array) for source in sources if not source.weak]
     device = devices[0] if devices else None

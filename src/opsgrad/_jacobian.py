@@ -78,6 +78,10 @@ class Jacobian:
 
     def dense(self) -> Array:
         """Return the Jacobian as an array of shape ``J.shape``."""
+        with self._linear.backend.beside(self._linear.value):
+            return self._dense()
+
+    def _dense(self) -> Array:
         if self._rows is None:
             return self._pair_by_pair()
         if self._linear.matrices is not None:

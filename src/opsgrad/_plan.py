@@ -395,7 +395,7 @@ class Planner:
         complete = signature.complete(parameters)
         asked = asked_for(backend, op)
         sources = admit(op, signature.arguments, values)
-        home = home_of(op, sources)
+        home = home_of(op, sources, asked)
         target = asked or home
         if "axis" in complete:
             complete["axis"] = signature.place_axis(complete["axis"], sources[0].shape)
@@ -466,17 +466,25 @@ def _key(
     given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
 ) -> Hashable | None:
     """Return all that a plan depends on, or None if it cannot be said in short."""
-    try:
-        key: Hashable = (
-            backend,
-            backend_in_force(),
-            frozen(parameters) if parameters else (),
-            *[
-                None if a is None else (type(a), a.dtype, a.shape, getattr(a, "device", None))
-                for a in given
-            ],
-        )
-        hash(key)
-    except (AttributeError, TypeError):  # a list, a number, or a parameter without a hash
-        return None
-    return key
+    for described in (_array_key, _array_key_of_words):
+        try:
+            key: Hashable = (
+                backend,
+                backend_in_force(),
+                frozen(parameters) if parameters else (),
+                *[None if a is None else described(a) for a in given],
+            )
+            hash(key)
+        except (AttributeError, TypeError):
+            continue
+        return key
+    return None  # a list, a number, or a parameter without a hash
+
+
+def _array_key(array: Array) -> Hashable:
+    return type(array), array.dtype, array.shape, getattr(array, "device", None)
+
+
+def _array_key_of_words(array: Array) -> Hashable:
+    # CuPy's devices have no hash.
+    return type(array), array.dtype, array.shape, str(getattr(array, "device", None))

@@ -39,6 +39,7 @@ _BUILTIN = {
     "torch": "opsgrad.backends.torch:TorchBackend",
     "jax": "opsgrad.backends.jax:JaxBackend",
     "dask": "opsgrad.backends.dask:DaskBackend",
+    "cupy": "opsgrad.backends.cupy:CupyBackend",
 }
 _GROUP = "opsgrad.backends"
 """The entry-point group in which other packages offer a `Backend`, a subclass or an instance."""

@@ -1,5 +1,6 @@
 """What a backend is: an array library, and how its arrays are taken in, run and handed back."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -211,6 +212,10 @@ class Backend:
     def device(self, array: Array) -> Any:
         """Return the device of `array`, or None where there is only one."""
         return None
+
+    def beside(self, array: Array) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the library computes where `array` is."""
+        return contextlib.nullcontext()
 
     def values_now(self, array: Array) -> Array | None:
         """Return `array` in NumPy to look at, or None if that would trace, compute or wait."""

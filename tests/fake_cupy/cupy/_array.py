@@ -1,0 +1,175 @@
+"""The array, and how functions of NumPy run on it."""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cupy import cuda
+from cupy._history import history
+
+VIEWS = {"broadcast_to", "expand_dims", "matrix_transpose", "moveaxis", "squeeze", "transpose"}
+"""Functions that start no kernel, and so run whatever the current device is."""
+
+WAITS = {"argwhere", "flatnonzero", "nonzero", "unique", "unique_values", "array_equal", "allclose"}
+"""Functions whose result the host must wait for, to know its shape or value."""
+
+
+class ndarray:  # noqa: N801
+    """An array on a device."""
+
+    __array_ufunc__ = None  # so that NumPy leaves operators to this class
+
+    def __init__(self, host: Any, device: int) -> None:
+        self._host = np.asarray(host)
+        self._device = device
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    strides = property(lambda self: self._host.strides)
+    T = property(lambda self: launch("transpose", np.transpose, self))
+
+    @property
+    def device(self) -> cuda.Device:
+        return cuda.Device(self._device)
+
+    def astype(self, dtype: Any, copy: bool = True) -> "ndarray":
+        if not copy and self.dtype == dtype:
+            return self
+        return launch("astype", np.ndarray.astype, self, dtype)
+
+    def copy(self) -> "ndarray":
+        return launch("copy", np.copy, self)
+
+    def get(self) -> Any:
+        history.downloads += 1
+        history.wait("get")
+        return self._host.copy()
+
+    def __getitem__(self, key: Any) -> "ndarray":
+        keys = key if isinstance(key, tuple) else (key,)
+        if any(isinstance(one, ndarray) and one.dtype == bool for one in keys):
+            history.wait("mask")
+        out = self._host[unwrapped(key)]
+        if np.may_share_memory(out, self._host):
+            return ndarray(out, self._device)
+        return launch("getitem", operator.getitem, self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        launch("setitem", operator.setitem, self, key, value)
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def unwrapped(value: Any) -> Any:
+    """Return arrays of this module, in nests of lists and tuples, as those of NumPy."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, list | tuple):
+        return type(value)(map(unwrapped, value))
+    return value
+
+
+def arrays_in(value: Any) -> list[ndarray]:
+    """Return the arrays of this module in a nest of lists and tuples."""
+    if isinstance(value, list | tuple):
+        return [array for one in value for array in arrays_in(one)]
+    return [value] if isinstance(value, ndarray) else []
+
+
+def wrapped(value: Any, device: int) -> Any:
+    """Return what NumPy computed as arrays on a device."""
+    if isinstance(value, tuple):
+        return tuple(wrapped(one, device) for one in value)
+    return ndarray(value, device) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def launch(name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Run a NumPy function as CuPy runs its kernels: on the current device and stream."""
+    current = cuda.current_device()
+    given = arrays_in([*arguments, *keywords.values()])
+    moves = name in VIEWS or (name == "reshape" and given)
+    with np.errstate(all="ignore"):
+        plain = {key: unwrapped(value) for key, value in keywords.items()}
+        out = function(*map(unwrapped, arguments), **plain)
+    if moves and (name in VIEWS or np.may_share_memory(out, given[0]._host)):
+        return ndarray(out, given[0]._device)
+    for array in given:
+        if array._device != current and not name.endswith("_like"):
+            raise ValueError(
+                "Array device must be same as the current device: "
+                f"array device = {array._device} while current = {current}"
+            )
+    result = wrapped(out, current)
+    if name in WAITS:
+        history.wait(name)
+    if result is not out:
+        history.kernels.append((name, current, cuda.get_current_stream().name))
+    return result
+
+
+def launching(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a NumPy function as one of this module."""
+
+    @functools.wraps(function, updated=())
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        return launch(name, function, *arguments, **keywords)
+
+    return run
+
+
+def waiting(name: str) -> Callable[[ndarray], Any]:
+    """Return the method by which Python asks an array for its value."""
+
+    def method(self: ndarray, *arguments: Any) -> Any:
+        history.wait(name)
+        return getattr(self._host, name)(*arguments)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or"):
+    _do = getattr(operator, f"__{_name}__")
+    setattr(ndarray, f"__{_name}__", launching(_name, _do))
+    setattr(ndarray, f"__r{_name}__", launching(_name, lambda a, b, do=_do: do(b, a)))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"):
+    setattr(ndarray, f"__{_name}__", launching(_name, getattr(operator, f"__{_name}__")))
+for _name in ("bool", "int", "float", "complex", "index", "repr", "str", "format"):
+    setattr(ndarray, f"__{_name}__", waiting(f"__{_name}__"))
+for _name in ("item", "tolist"):
+    setattr(ndarray, _name, waiting(_name))
+
+
+def array(value: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> ndarray:
+    """Bring a NumPy array, a list or a number to the current device."""
+    if isinstance(value, ndarray):
+        return launch("array", np.array, value, dtype=dtype, copy=copy, order=order)
+    host = np.array(value, dtype=dtype, order=order)  # type: ignore[call-overload]
+    if host.dtype.kind not in "biufc" or not host.dtype.isnative:
+        raise ValueError(f"Unsupported dtype {host.dtype}")
+    history.uploads.append((cuda.current_device(), cuda.get_current_stream().name))
+    return ndarray(host, cuda.current_device())
+
+
+def asarray(value: Any, dtype: Any = None, order: str = "K") -> ndarray:
+    """Bring a value to the current device if it is no array of this module yet."""
+    if isinstance(value, ndarray) and dtype in (None, value.dtype):
+        return value
+    return array(value, dtype=dtype, order=order)
+
+
+def may_share_memory(one: ndarray, other: ndarray) -> bool:
+    """Compare addresses, on the host."""
+    return np.may_share_memory(one._host, other._host)

@@ -108,11 +108,12 @@ class Autodiff(NamedTuple):
 
     op: str
     value: Callable[..., Array]
-    """``value(*arrays)``."""
+    """``value(*arrays)``, in the data type that the op computes in: for half precision, float32."""
     pull: Callable[..., tuple[Array | None, ...]] | None
     """``pull(arrays, cotangent)``: a gradient for each array; None if the op has no VJP rule."""
     push: Callable[..., Array] | None
-    """``push(arrays, tangents)``, None for a zero tangent; None if the op has no JVP rule."""
+    """``push(arrays, tangents)``, None for a zero tangent: the tangent of the value, in its data
+    type; None if the op has no JVP rule."""
     differentiable: tuple[bool, ...]
     """Whether each array has a gradient: it is there and holds floating-point numbers."""
 

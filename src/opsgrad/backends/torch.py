@@ -65,9 +65,12 @@ class TorchBackend(Backend):
         if torch.compiler.is_compiling():  # which cannot tell, and removes a needless copy
             return True
         try:
-            return bool(one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr())
+            storage, another = one.untyped_storage(), other.untyped_storage()
         except RuntimeError:  # inside torch.func transforms tensors have no storage of their own
             return one is other
+        if type(one) is not torch.Tensor:  # a fake tensor has a storage without memory
+            return bool(storage._cdata == another._cdata)
+        return bool(storage.data_ptr() == another.data_ptr())
 
     def device(self, array: Array) -> Any:
         return array.device
@@ -154,18 +157,22 @@ def _function() -> Any:
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:
             holder, *arrays = inputs
             ctx.call = holder.call
-            # Inputs alone, and what the rules need besides is computed again: a residual that is
-            # neither input nor output would have no graph, and second derivatives would be wrong.
-            ctx.save_for_backward(*arrays)
-            ctx.save_for_forward(*arrays)
+            # Inputs and output alone: a residual that is neither would have no graph of its own,
+            # and second derivatives would be wrong. It is computed again.
+            pairs = zip((*arrays, output), holder.call.keeps, strict=True)
+            saved = [array if kept else None for array, kept in pairs]
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
         @staticmethod
         def backward(ctx: Any, cotangent: Array) -> tuple[Array | None, ...]:
-            return None, *ctx.call.pull(ctx.saved_tensors, cotangent)
+            *arrays, value = ctx.saved_tensors
+            return None, *ctx.call.pull(arrays, cotangent, value)
 
         @staticmethod
         def jvp(ctx: Any, _: None, *tangents: Array | None) -> Array:
-            return cast("Array", ctx.call.push(ctx.saved_tensors, tangents))
+            *arrays, value = ctx.saved_tensors
+            return cast("Array", ctx.call.push(arrays, tangents, value))
 
     # PyTorch asks for it in every call, and it takes 20 µs to find out.
     OpsgradFunction.forward.__signature__ = inspect.signature(  # type: ignore[attr-defined]

@@ -129,8 +129,10 @@ class Op(Differentiable, Generic[P]):
         backend = parameters.pop("backend", None)
         plan, placed = self._planner.plan(arrays, parameters, backend)
         if plan.backend.records(placed):
-            return plan.backend.recorded(self._autodiff(plan), placed)
-        return plan.finish(plan.value(self._body, placed)[0], plan.result, placed)
+            value = plan.backend.recorded(self._autodiff(plan), placed)
+        else:
+            value, _ = plan.value(self._body, placed)
+        return plan.finish(value, plan.result, placed)
 
     def linearize(
         self,
@@ -194,6 +196,15 @@ class Op(Differentiable, Generic[P]):
         kept = {role: tuple(available[k] for k in rule.keeps) for role, rule in rules.items()}
         return value, kept
 
+    def _kept(self, plan: Plan, arrays: Arrays, rule: Rule, value: Array | None) -> tuple[Any, ...]:
+        """Return what a rule keeps, running the body if it needs more than is at hand."""
+        available = dict(zip(self.array_names, arrays, strict=True))
+        if value is not None:
+            available["y"] = value
+        if available.keys() >= set(rule.keeps):
+            return tuple(available[name] for name in rule.keeps)
+        return self._run(plan, arrays, {rule.role: rule})[1][rule.role]
+
     def preview(
         self, arrays: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
     ) -> tuple[Backend, str, dict[str, str]]:
@@ -213,25 +224,33 @@ class Op(Differentiable, Generic[P]):
         given, missing = plan.given, len(plan.every) - plan.given
 
         def value(*arrays: Array | None) -> Array:
-            return plan.finish(plan.value(self._body, arrays)[0], plan.result, arrays)
+            return plan.finish(plan.value(self._body, arrays)[0], plan.compute, arrays)
 
-        def pull(arrays: Arrays, cotangent: Array) -> tuple[Array | None, ...]:
+        def pull(
+            arrays: Arrays, cotangent: Array, value: Array | None = None
+        ) -> tuple[Array | None, ...]:
             rule = self.rule("vjp")
-            result, kept = self._run(plan, arrays, {"vjp": rule})
-            gradients = plan.pull(rule, kept["vjp"], tuple(result.shape), (cotangent,))
+            kept = self._kept(plan, arrays, rule, value)
+            gradients = plan.pull(rule, kept, tuple(cotangent.shape), (cotangent,))
             return (*gradients, *(None,) * missing)
 
-        def push(arrays: Arrays, tangents: Arrays) -> Array:
+        def push(arrays: Arrays, tangents: Arrays, value: Array | None = None) -> Array:
             rule = self.rule("jvp")
-            _, kept = self._run(plan, arrays, {"jvp": rule})
+            kept = self._kept(plan, arrays, rule, value)
             taken = plan.tangents(tangents[:given], none_is_zero=True)
-            return plan.push(rule, kept["jvp"], taken)
+            return plan.push(rule, kept, taken, plan.compute)
 
+        rules = [self._rules[role] for role in ("vjp", "jvp") if role in self._rules]
+        keeps = {name for rule in rules for name in rule.keeps}
         return Autodiff(
             op=self.__name__,
             value=value,
             pull=pull if self.has_rule("vjp") else None,
             push=push if self.has_rule("jvp") else None,
+            keeps=tuple(
+                name in keeps or (name != "y" and "kept" in keeps)
+                for name in (*self.array_names, "y")
+            ),
             differentiable=tuple(one.differentiable for one in plan.every),
         )
 

@@ -150,13 +150,15 @@ class Plan:
                 f"{one.argument.name}, got {'no array' if shape is None else tuple(shape)}"
             )
 
-    def push(self, rule: Rule, kept: Sequence[Any], tangents: Arrays) -> Array:
+    def push(
+        self, rule: Rule, kept: Sequence[Any], tangents: Arrays, dtype: DType | None = None
+    ) -> Array:
         """Apply the JVP rule to the tangents that `tangents` took in."""
         out = self._run_rule(rule, kept, tangents)
         reduction = self.parameters.get("reduction", "none")
         if reduction != "none":
             out = self.backend.run(reduced, (out,), {"reduction": reduction})
-        return self.finish(out, self.result, tangents)
+        return self.finish(out, self.result if dtype is None else dtype, tangents)
 
     def check_labels(self, arrays: Sequence[Any]) -> None:
         """Check the labels of another call of this plan; nothing else depends on values."""

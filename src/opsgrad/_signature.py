@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import numpy as np
 
+from opsgrad._compiling import constant
 from opsgrad._errors import ArgumentError, AxisError, ParameterError, RuleError
 from opsgrad._typing import Array, DType
 
@@ -240,7 +241,7 @@ def _plain(annotation: Any) -> Any:
 
 def _integer(op: str, name: str, value: Any) -> int:
     try:
-        if isinstance(value, bool | np.bool_):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
         return operator.index(value)
     except TypeError:
@@ -248,13 +249,13 @@ def _integer(op: str, name: str, value: Any) -> int:
 
 
 def _boolean(op: str, name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, (bool, np.bool_)):
         raise ArgumentError(f"{op}: {name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def _number(op: str, name: str, value: Any, allowed: Range | None) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise ArgumentError(
             f"{op}: {name} must be a real number, got {value!r} of type {type(value).__name__}"
         )
@@ -276,6 +277,7 @@ def _choice(op: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:
     return value
 
 
+@constant
 def round_to(value: float, dtype: DType) -> float:
     """Return `value` rounded to the precision of `dtype`."""
     name = str(dtype).rpartition(".")[2]

@@ -8,11 +8,12 @@ import importlib
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from opsgrad._compiling import constant
 from opsgrad._errors import ArgumentError, UnknownBackendError
 from opsgrad._typing import Array
 from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, Kernel, Work
@@ -48,8 +49,12 @@ _loaded: dict[str, Backend] = {}
 _standard: dict[Any, StandardBackend] = {}
 _by_type: dict[type, Backend | None] = {}
 _in_force: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
-backend_in_force = _in_force.get
-"""Return the name that `use_backend` put in force, if any."""
+
+
+@constant
+def backend_in_force() -> str | None:
+    """Return the name that `use_backend` put in force, if any."""
+    return _in_force.get()
 
 
 class BrokenBackend(Backend):
@@ -124,6 +129,16 @@ def backend_of(value: object) -> Backend | None:
         return backend
 
 
+@constant
+def _load_builtin() -> None:
+    for name in _BUILTIN:
+        get_backend(name)
+
+
+def _owner(names: Iterable[str], value: object) -> Backend | None:
+    return next((b for b in map(get_backend, names) if b.owns(value)), None)
+
+
 _NO_ARRAYS = (type, list, tuple, int, float, complex, str)
 
 
@@ -134,10 +149,10 @@ def _find(value: object) -> Backend | None:
     # A masked array would lose its mask. Who has one has imported numpy.ma, which takes 9 ms.
     if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
         return None
-    for name in (*_BUILTIN, *_plugins()):
-        backend = get_backend(name)
-        if backend.owns(value):
-            return backend
+    _load_builtin()
+    backend = _owner(_BUILTIN, value) or _owner(_plugins(), value)
+    if backend is not None:
+        return backend
     if hasattr(value, "__array_namespace__"):
         namespace = value.__array_namespace__()
         return _standard.setdefault(namespace, StandardBackend(namespace))
@@ -147,7 +162,7 @@ def _find(value: object) -> Backend | None:
 def asked_for(name: str | None, op: str) -> Backend | None:
     """Return the backend that a call's ``backend=`` or the context asks for, if any."""
     if name is None:
-        name = _in_force.get()
+        name = backend_in_force()
         if name is None:
             return None
     backend = get_backend(name, op)

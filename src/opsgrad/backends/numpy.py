@@ -42,7 +42,7 @@ class NumPyBackend(Backend):
         return self._namespace
 
     def owns(self, array: object) -> bool:
-        return isinstance(array, np.ndarray | np.generic)
+        return isinstance(array, (np.ndarray, np.generic))
 
     @property
     def capabilities(self) -> Capabilities:

@@ -113,11 +113,15 @@ class Autodiff(NamedTuple):
 
     op: str
     value: Callable[..., Array]
-    """``value(*arrays)``."""
+    """``value(*arrays)``, in the data type that the op computes in: for half precision, float32."""
     pull: Callable[..., tuple[Array | None, ...]] | None
-    """``pull(arrays, cotangent)``: a gradient for each array; None if the op has no VJP rule."""
+    """``pull(arrays, cotangent, value=None)``: a gradient for each array; None if the op has no VJP
+    rule. The value is computed again if the rule needs it and it is not given."""
     push: Callable[..., Array] | None
-    """``push(arrays, tangents)``, None for a zero tangent; None if the op has no JVP rule."""
+    """``push(arrays, tangents, value=None)``, None for a zero tangent: the tangent of the value, in
+    its data type; None if the op has no JVP rule."""
+    keeps: tuple[bool, ...]
+    """Whether `pull` and `push` need each array, and last the value; others may be None."""
     differentiable: tuple[bool, ...]
     """Whether each array has a gradient: it is there and holds floating-point numbers."""
 

@@ -1,13 +1,15 @@
 """PyTorch tensors on any device."""
 
+import functools
 import importlib.util
+import inspect
+import sys
 from typing import Any, cast
 
-import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities
+from opsgrad.backends.protocol import Autodiff, Backend, Capabilities
 
 
 class TorchBackend(Backend):
@@ -27,11 +29,17 @@ class TorchBackend(Backend):
         return cast("Namespace", compat)
 
     def owns(self, array: object) -> bool:
-        return bool(array_api_compat.is_torch_array(array))
+        torch = sys.modules.get("torch")  # who has a tensor has imported it
+        return torch is not None and isinstance(array, torch.Tensor)
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(half=("float16", "bfloat16"))
+
+    def default_dtype(self, kind: str) -> DType:
+        import torch
+
+        return torch.get_default_dtype() if kind == "real floating" else torch.int64
 
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:
         import torch
@@ -52,10 +60,17 @@ class TorchBackend(Backend):
         return host.numpy()
 
     def shares_memory(self, one: Array, other: Array) -> bool:
+        import torch
+
+        if torch.compiler.is_compiling():  # which cannot tell, and removes a needless copy
+            return True
         try:
-            return bool(one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr())
+            storage, another = one.untyped_storage(), other.untyped_storage()
         except RuntimeError:  # inside torch.func transforms tensors have no storage of their own
             return one is other
+        if type(one) is not torch.Tensor:  # a fake tensor has a storage without memory
+            return bool(storage._cdata == another._cdata)
+        return bool(storage.data_ptr() == another.data_ptr())
 
     def device(self, array: Array) -> Any:
         return array.device
@@ -70,8 +85,97 @@ class TorchBackend(Backend):
         except RuntimeError:  # inside torch.func transforms, and for fake tensors
             return None
 
+    def records(self, arrays: tuple[Array | None, ...]) -> bool:
+        import torch
+
+        if torch.compiler.is_compiling():
+            return False
+        # Forward mode is rare: where it is on, all calls count as watched.
+        if torch.autograd.forward_ad._current_level < 0:
+            return torch.is_grad_enabled() and any(map(_watched, arrays))
+        return _forward_levels() == 1
+
+    def recorded(self, call: Autodiff, arrays: tuple[Array | None, ...]) -> Array:
+        import torch
+
+        backward = torch.autograd.forward_ad._current_level < 0
+        if call.pull is None or not (backward or call.push):
+            return call.value(*arrays)
+        return cast("Array", _function().apply(_Opaque(call), *arrays))
+
     def synchronize(self) -> None:
         import torch
 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+
+
+class _Opaque:
+    """A call of an op, which PyTorch must not take for a tuple of tensors."""
+
+    def __init__(self, call: Autodiff) -> None:
+        self.call = call
+
+
+def _watched(array: Array | None) -> bool:
+    """Whether reverse mode follows a tensor, inside the transforms of torch.func too."""
+    import torch
+
+    unwrap = getattr(torch.func, "debug_unwrap", None)  # since PyTorch 2.7
+    while array is not None and not array.requires_grad:
+        inner = array if unwrap is None else unwrap(array, recurse=False)
+        if inner is array:
+            return False
+        array = inner
+    return array is not None
+
+
+def _forward_levels() -> int:
+    """Return how many forward modes are nested here, where there is one at least.
+
+    Of several, PyTorch follows a rule in the innermost alone, and gives 0 for the others:
+    https://github.com/pytorch/pytorch/issues/197867
+    """
+    import torch._functorch.eager_transforms as transforms
+
+    return max(1, getattr(transforms, "JVP_NESTING", 2))
+
+
+@functools.cache
+def _function() -> Any:
+    """Return the one function that takes ops into autograd; made late, for it needs PyTorch."""
+    import torch
+
+    class OpsgradFunction(torch.autograd.Function):  # type: ignore[misc]
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(holder: _Opaque, *arrays: Array | None) -> Array:
+            return holder.call.value(*arrays)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:
+            holder, *arrays = inputs
+            ctx.call = holder.call
+            # Inputs and output alone: a residual that is neither would have no graph of its own,
+            # and second derivatives would be wrong. It is computed again.
+            pairs = zip((*arrays, output), holder.call.keeps, strict=True)
+            saved = [array if kept else None for array, kept in pairs]
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Array) -> tuple[Array | None, ...]:
+            *arrays, value = ctx.saved_tensors
+            return None, *ctx.call.pull(arrays, cotangent, value)
+
+        @staticmethod
+        def jvp(ctx: Any, _: None, *tangents: Array | None) -> Array:
+            *arrays, value = ctx.saved_tensors
+            return cast("Array", ctx.call.push(arrays, tangents, value))
+
+    # PyTorch asks for it in every call, and it takes 20 µs to find out.
+    OpsgradFunction.forward.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+        OpsgradFunction.forward
+    )
+    return OpsgradFunction

@@ -142,12 +142,17 @@ def _owner(names: Iterable[str], value: object) -> Backend | None:
 _NO_ARRAYS = (type, list, tuple, int, float, complex, str)
 
 
+def _is_masked(array: Array) -> bool:
+    """Whether an array is one of numpy.ma's, which would lose its mask."""
+    # Who has one has imported numpy.ma, which takes 9 ms.
+    return "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray)
+
+
 def _find(value: object) -> Backend | None:
     # Builtin types must not make us look for plugins.
     if isinstance(value, _NO_ARRAYS) and not isinstance(value, np.generic):
         return None
-    # A masked array would lose its mask. Who has one has imported numpy.ma, which takes 9 ms.
-    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, np.ndarray) and _is_masked(value):
         return None
     _load_builtin()
     backend = _owner(_BUILTIN, value) or _owner(_plugins(), value)

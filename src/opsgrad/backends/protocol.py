@@ -1,6 +1,7 @@
 """What a backend is: an array library, and how its arrays are taken in, run and handed back."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,10 +44,10 @@ def run_quietly(
     return function(namespace, *arrays, **parameters)
 
 
-def frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, type, Any, str], ...]:
+def frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, type, Any, float], ...]:
     """Return parameters as a key that tells apart what compares equal: True, 1, 1.0; 0.0, -0.0."""
     return tuple(
-        (name, type(value), value, str(value) if isinstance(value, float) else "")
+        (name, type(value), value, math.copysign(1.0, value) if isinstance(value, float) else 1.0)
         for name, value in parameters.items()
     )
 

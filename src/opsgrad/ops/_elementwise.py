@@ -14,6 +14,15 @@ def step(xp: Namespace, x: Array) -> Array:
     return where_positive(xp, x, xp.ones_like(x))
 
 
+def minus_abs(xp: Namespace, x: Array, *, at_zero: int = -1) -> Array:
+    """Return -|x|, to be differentiated at 0 with the slope `at_zero`, 1 or -1.
+
+    Those who differentiate a body itself (torch.compile, second derivatives) get the slope there
+    that makes the whole expression's right; that of `abs` is 0.
+    """
+    return xp.where(x < 0 if at_zero < 0 else x <= 0, x, -x)
+
+
 def square_of_one_plus(xp: Namespace, z: Array) -> Array:
     """Return (1 + z)² for z from 0 to 1, with the rounding error of 1 + z put back in.
 

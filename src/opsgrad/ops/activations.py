@@ -5,7 +5,7 @@ from opsgrad._errors import ShapeError
 from opsgrad._op import op
 from opsgrad._signature import Finite, Shape, Shared
 from opsgrad._typing import Array, Namespace
-from opsgrad.ops._elementwise import signum, square_of_one_plus, step, where_positive
+from opsgrad.ops._elementwise import minus_abs, signum, square_of_one_plus, step, where_positive
 
 
 @op
@@ -60,7 +60,7 @@ def sigmoid(xp: Namespace, x: Array, /) -> Array:
     >>> print(f"{dx[2]:.4g}")
     4.248e-18
     """
-    z = xp.exp(-xp.abs(x))
+    z = xp.exp(minus_abs(xp, x))
     return xp.where(x >= 0, xp.ones_like(z), z) / (1.0 + z)
 
 
@@ -387,7 +387,7 @@ def softplus(xp: Namespace, x: Array, /) -> Array:
     >>> print(f"{float(og.softplus(-50.0)):.4g}")
     1.929e-22
     """
-    return where_positive(xp, x, x) + xp.log1p(xp.exp(-xp.abs(x)))
+    return where_positive(xp, x, x) + xp.log1p(xp.exp(minus_abs(xp, x, at_zero=1)))
 
 
 @softplus.derivative
@@ -449,7 +449,7 @@ def log_sigmoid(xp: Namespace, x: Array, /) -> Array:
     >>> print(f"{float(og.log_sigmoid(50.0)):.4g}")
     -1.929e-22
     """
-    return -where_positive(xp, -x, -x) - xp.log1p(xp.exp(-xp.abs(x)))
+    return -where_positive(xp, -x, -x) - xp.log1p(xp.exp(minus_abs(xp, x)))
 
 
 @log_sigmoid.derivative

@@ -3,9 +3,10 @@
 import math
 from fractions import Fraction
 
+from opsgrad._compiling import constant
 from opsgrad._op import op
 from opsgrad._signature import Order, round_to
-from opsgrad._typing import Array, Namespace
+from opsgrad._typing import Array, DType, Namespace
 from opsgrad.ops._elementwise import signum
 from opsgrad.ops._rows import drop_axis, insert_axis, row_max
 
@@ -34,14 +35,18 @@ def _scaled(xp: Namespace, size: Array, top: Array, p: float) -> tuple[Array, Ar
         if p > 4.0:  # the powers of what is left of subnormal numbers would vanish
             lift = xp.where(top < float(info.smallest_normal), lift / float(info.eps), lift)
             size, top = size * lift, top * lift
-        exponent = xp.clip(xp.floor(xp.log2(top)), -most, most)
+        exponent = xp.clip(xp.floor(xp.log2(_one_for_zero(xp, top))), -most, most)
         scale = xp.pow(xp.full_like(top, 2.0), exponent)  # exact everywhere, as exp2 is not
         return size / scale, scale / lift
     # The powers would overflow: scale by the maximum itself, brought away from the range's end.
+    scale = _one_for_zero(xp, top)
     one = xp.ones_like(top)
-    scale = xp.where(top == 0, one, top)
     middle = xp.where(scale > 1, 0.25 * one, one)
     return (size * middle) / (scale * middle), scale
+
+
+def _one_for_zero(xp: Namespace, x: Array) -> Array:
+    return xp.where(x == 0, xp.ones_like(x), x)
 
 
 def _power(xp: Namespace, ratio: Array, p: float) -> Array:
@@ -63,21 +68,34 @@ def _root_power(xp: Namespace, total: Array, numerator: float, p: float) -> Arra
 
     That is eps·exponent·log(total): alone 8 ULP at p = 0.6 in float32.
     """
-    exponent = round_to(numerator / p, total.dtype)
+    exponent, missing = _exponent(numerator, p, total.dtype)
     power = xp.pow(total, xp.full_like(total, exponent))
     if math.isinf(exponent):
         return power
-    missing = float(Fraction(numerator) / Fraction(p) - Fraction(exponent))
     correction = missing * xp.log(total)
     return power * (1.0 + xp.where(xp.isfinite(correction), correction, xp.zeros_like(total)))
+
+
+@constant
+def _exponent(numerator: float, p: float, dtype: DType) -> tuple[float, float]:
+    """Return numerator/p rounded, and what rounding it left out."""
+    exponent = round_to(numerator / p, dtype)
+    if math.isinf(exponent):
+        return exponent, 0.0
+    return exponent, float(Fraction(numerator) / Fraction(p) - Fraction(exponent))
 
 
 def _slope(xp: Namespace, x: Array, p: float, axis: int) -> Array:
     """Return the gradient of the p-norm: sign(x) (|x| / norm)^(p-1)."""
     size = xp.abs(x)
     top = row_max(xp, size, axis)
-    slope = _slope_of_sizes(xp, size, top, p, axis)
-    slope = xp.where(size == 0, xp.zeros_like(size), signum(xp, x) * slope)
+    if p == 2.0:
+        ratio = x / _scaled(xp, size, top, p)[1]
+        total = xp.sum(xp.square(ratio), axis=axis, keepdims=True)
+        slope = ratio / xp.sqrt(_one_for_zero(xp, total))  # 0 at the zero vector
+    else:
+        slope = _slope_of_sizes(xp, size, top, p, axis)
+        slope = xp.where(size == 0, xp.zeros_like(size), signum(xp, x) * slope)
     return slope + (top - top)  # NaN where the slice holds inf or NaN
 
 
@@ -89,8 +107,6 @@ def _slope_of_sizes(xp: Namespace, size: Array, top: Array, p: float, axis: int)
         return tied / xp.sum(tied, axis=axis, keepdims=True)
     ratio, scale = _scaled(xp, size, top, p)
     total = xp.sum(_power(xp, ratio, p), axis=axis, keepdims=True)
-    if p == 2.0:
-        return ratio / xp.sqrt(total)
     if p < 2.0:
         root = _root(xp, total, p, xp.ones_like(total))
         direct = xp.pow(root / ratio, xp.full_like(size, 1.0 - p))

@@ -1,0 +1,189 @@
+"""A row program: a trace cut into phases, each one pass along the row.
+
+A reduction is known only when the row has been read to its end, so what depends on it belongs to a
+later phase. Expensive values that a later phase needs are kept instead of being computed again: in
+the row of an output that is not written yet where there is one, else in a row of scratch memory.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from opsgrad.fusion.graph import EXPENSIVE, REDUCTIONS, Graph
+from opsgrad.fusion.trace import Kind, Trace
+
+
+class Place(NamedTuple):
+    """A row in memory that a node's values along the row are kept in."""
+
+    output: bool
+    """Whether it is that of an output; else one of scratch memory."""
+    number: int
+
+
+class Phase(NamedTuple):
+    """One pass along the row; all entries are numbers of nodes."""
+
+    steps: tuple[int, ...]
+    """What is computed or loaded for each entry of the row, in order."""
+    reductions: tuple[int, ...]
+    """What is reduced."""
+    kept: tuple[tuple[int, Place], ...]
+    """What is written down for later phases."""
+    stored: tuple[int, ...]
+    """The numbers of the outputs that are written."""
+
+
+class Program(NamedTuple):
+    """What runs for each row."""
+
+    graph: Graph
+    phases: tuple[Phase, ...]
+    outputs: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+    places: dict[int, Place]
+    """Where the nodes that are kept are."""
+    scratch: int
+    """The number of rows of scratch memory."""
+
+    def __str__(self) -> str:
+        """Return the program as a reader wants it: a line for each step."""
+        return "\n".join(_lines(self))
+
+
+def schedule(trace: Trace) -> Program:
+    """Cut a trace into phases."""
+    graph = trace.graph
+    level = _levels(graph)
+    tables = [
+        (number, node)
+        for number, (node, kind) in enumerate(zip(trace.outputs, trace.kinds, strict=True))
+        if Kind.TABLE is kind
+    ]
+    needed = set(graph.cone(trace.outputs, lambda number: False))
+    reductions = [n for n in sorted(needed) if graph.nodes[n].kind in REDUCTIONS]
+    last = max(
+        [level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1
+    )
+    expensive = _expensive(graph)
+    computed: set[int] = set()
+    kept_in: dict[int, int] = {}  # the phase that keeps a node
+    drafts = []
+    for phase in range(last + 1):
+        reduced = tuple(n for n in reductions if level[n] == phase + 1)
+        stored = tuple(number for number, node in tables if level[node] == phase)
+        roots = tuple(graph.nodes[n].arguments[0] for n in reduced)
+        roots += tuple(trace.outputs[number] for number in stored)
+        steps, reloaded = _steps(graph, roots, computed & expensive)
+        for node in reloaded:
+            kept_in.setdefault(node, phase)
+        drafts.append((steps, reduced, stored))
+        computed.update(steps)
+    places = _places(trace, drafts, kept_in, level)
+    phases = []
+    done: set[int] = set()
+    for steps, reduced, stored in drafts:
+        fresh = [n for n in steps if n in places and n not in done]
+        done.update(steps)
+        phases.append(
+            Phase(steps, reduced, tuple((n, places[n]) for n in fresh), stored)
+        )
+    scratch = 1 + max((p.number for p in places.values() if not p.output), default=-1)
+    return Program(graph, tuple(phases), trace.outputs, trace.kinds, places, scratch)
+
+
+def _levels(graph: Graph) -> list[int]:
+    """Return how many reductions lie below each node, one on top of the other."""
+    level: list[int] = []
+    for node in graph.nodes:
+        below = max((level[n] for n in node.arguments), default=0)
+        level.append(below + (node.kind in REDUCTIONS))
+    return level
+
+
+def _expensive(graph: Graph) -> set[int]:
+    """Return the nodes along the row that take an expensive function to compute again."""
+    found: set[int] = set()
+    for number, node in enumerate(graph.nodes):
+        if node.columns and (
+            node.kind in EXPENSIVE or any(n in found for n in node.arguments)
+        ):
+            found.add(number)
+    return found
+
+
+def _steps(
+    graph: Graph, roots: tuple[int, ...], available: set[int]
+) -> tuple[tuple[int, ...], list[int]]:
+    """Return what a phase computes along the row, in order, and what of it is there already."""
+    nodes = graph.nodes
+    cone = graph.cone(roots, lambda n: n in available or not nodes[n].columns)
+    steps = tuple(n for n in cone if nodes[n].columns)
+    return steps, [n for n in steps if n in available]
+
+
+def _places(
+    trace: Trace,
+    drafts: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
+    kept_in: dict[int, int],
+    level: list[int],
+) -> dict[int, Place]:
+    """Return where each kept node goes: an output's row that is written last, or scratch."""
+    places: dict[int, Place] = {}
+    written = {number: phase for phase, (_, _, stored) in enumerate(drafts) for number in stored}
+    free = {
+        number: phase
+        for number, phase in written.items()
+        if trace.graph.nodes[trace.outputs[number]].dtype == trace.graph.dtype
+    }
+    scratch = 0
+    for node in sorted(kept_in):
+        last = max(phase for phase, (steps, _, _) in enumerate(drafts) if node in steps)
+        own = [n for n, one in enumerate(trace.outputs) if one == node and n in written]
+        if own:
+            places[node] = Place(True, own[0])
+            continue
+        fitting = [number for number, phase in free.items() if phase >= last]
+        if fitting and trace.graph.nodes[node].dtype == trace.graph.dtype:
+            places[node] = Place(True, fitting[0])
+            del free[fitting[0]]
+        else:
+            places[node] = Place(False, scratch)
+            scratch += 1
+    return places
+
+
+def _lines(program: Program) -> Iterator[str]:
+    nodes = program.graph.nodes
+    shown: set[int] = set()
+
+    def name(number: int) -> str:
+        node = nodes[number]
+        if node.kind == "constant":
+            return repr(node.detail)
+        if node.kind in ("input", "length", "index"):
+            return f"{node.kind}{'' if node.detail is None else node.detail}"
+        return f"{'v' if node.columns else 's'}{number}"
+
+    def step(number: int) -> str:
+        node = nodes[number]
+        return f"{name(number)} = {node.kind}({', '.join(map(name, node.arguments))})"
+
+    for count, phase in enumerate(program.phases):
+        yield f"phase {count}, along the row:"
+        again = {n for n in phase.steps if n in program.places and n in shown}
+        for number in phase.steps:
+            if number in again:
+                yield f"    {name(number)} as kept"
+            elif nodes[number].arguments:
+                yield f"    {step(number)}"
+        shown.update(phase.steps)
+        for number, place in phase.kept:
+            where = "output" if place.output else "scratch"
+            yield f"    keep {name(number)} in {where}{place.number}"
+        for number in phase.reductions:
+            yield f"  {step(number)}"
+        for number in phase.stored:
+            yield f"    output{number} = {name(program.outputs[number])}"
+    for number, kind in enumerate(program.kinds):
+        if kind is not Kind.TABLE:
+            yield f"  output{number} = {name(program.outputs[number])}"

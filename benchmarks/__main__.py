@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = {"cpu": cpu_model(), "versions": versions(), "threads": thread_count()}
         entry = {**machine, part: measurers[part]()}
         path = options.results / f"{FILES[part]}.json"
-        _write(path, json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+        _write(path, _lines(entry))
     _report(options)
     return 0
 
@@ -46,6 +46,28 @@ def _report(options: argparse.Namespace) -> None:
     print(report.summary())
 
 
+def _lines(entry: dict[str, Any]) -> str:
+    """Return JSON with a line for each thing measured, and numbers as long as they mean something.
+
+    One number a line would take a megabyte.
+    """
+    inner = {
+        name: "[\n " + ",\n ".join(map(_json, one)) + "\n]" if isinstance(one, list) else _json(one)
+        for name, one in entry.items()
+    }
+    return "{\n" + ",\n".join(f"{_json(name)}: {text}" for name, text in inner.items()) + "\n}\n"
+
+
+def _json(thing: Any) -> str:
+    return json.dumps(_rounded(thing), ensure_ascii=False)
+
+
+def _rounded(thing: Any) -> Any:
+    if isinstance(thing, dict):
+        return {name: _rounded(one) for name, one in thing.items()}
+    return float(f"{thing:.4g}") if isinstance(thing, float) else thing
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -54,7 +76,7 @@ def _write(path: Path, text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--minutes", type=float, default=20.0, help="for the speed of all cases")
+    parser.add_argument("--minutes", type=float, default=18.0, help="for the speed of all cases")
     parser.add_argument("--quick", action="store_true", help="small float32 arrays, in a minute")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these")

@@ -18,7 +18,7 @@ MOST_SECONDS, LEAST_SECONDS = 1.5, 0.1
 """What a group gets at most and at least, whatever the time that is left."""
 POWERS = (*range(10, 27, 2), 27)
 ROW = 1024
-BYTES_A_NUMBER = 48
+BYTES_A_NUMBER = 64
 """Memory that the largest contestant needs for each number of float32, with its temporaries."""
 
 Group = dict[str, Any]

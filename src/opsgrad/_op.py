@@ -182,15 +182,16 @@ class Op(Differentiable, Generic[P]):
     ) -> tuple[Array, dict[str, tuple[Any, ...]]]:
         """Run the body; return its value, and the arrays that each of the rules keeps."""
         recorded = plan.backend.records(placed)
+        keeps = {name for rule in rules.values() for name in rule.keeps}
+        # The recorded value of narrow data is rounded already, and the rules work before that.
+        rounded = plan.result != plan.compute
         if recorded:
             value, residual = plan.backend.recorded(self._autodiff(plan), placed), None
-        if not recorded or any("kept" in rule.keeps for rule in rules.values()):
-            computed, residual = plan.value(self._body, placed)
-            value = value if recorded else computed
-        available = dict(zip(self.array_names, placed, strict=True)) | {
-            "y": value,
-            "kept": residual,
-        }
+            y = value
+        if not recorded or "kept" in keeps or ("y" in keeps and rounded):
+            y, residual = plan.value(self._body, placed)
+            value = value if recorded else y
+        available = dict(zip(self.array_names, placed, strict=True)) | {"y": y, "kept": residual}
         kept = {role: tuple(available[k] for k in rule.keeps) for role, rule in rules.items()}
         return value, kept
 

@@ -80,7 +80,7 @@ class LinearMap(NamedTuple):
     def split(self, values: Arrays) -> tuple[Arrays, Arrays]:
         """Split operands into residuals and arrays."""
         count = len(values) - len(self.takes)
-        return values[:count], values[count:]
+        return tuple(values[:count]), tuple(values[count:])
 
     def transposed(self) -> "LinearMap":
         """Return the transpose, of which this map is the transpose again."""
@@ -168,7 +168,7 @@ def _batch(operands: Arrays, axes: Sequence[int | None], *, derivative: LinearMa
         batching.bdim_at_front(array, axis, size)
         for array, axis in zip(arrays, array_axes, strict=True)
     ]
-    over = (list(residual_axes), 0)
+    over = (residual_axes, 0)
     mapped = LinearMap(
         jax.vmap(derivative.forward, in_axes=over),
         jax.vmap(derivative.backward, in_axes=over),
@@ -208,7 +208,7 @@ def _by_residuals(
         moved = list(residuals)
         for number, one in zip(moving, those, strict=True):
             moved[number] = one
-        return derivative.forward(moved, arrays)
+        return derivative.forward(tuple(moved), arrays)
 
     primals = [residuals[number] for number in moving]
     out: Arrays = jax.jvp(at, primals, [tangents[number] for number in moving])[1]

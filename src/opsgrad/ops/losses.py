@@ -519,7 +519,7 @@ def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) ->
     # p - 1 at the label has no digit left when p is nearly 1: sum the other terms instead, the
     # maxima apart from the small ones, which would lose their digits beside them (10 ULP to 5).
     below = logits < e.top
-    ties = e.ties - _pick(xp, mask & ~below, xp.ones_like(e.terms), axis)
+    ties = e.ties - _pick(xp, mask & ~below, e.terms, axis)
     rest = ties + _pick(xp, ~mask & below, e.terms, axis)
     gradient = xp.where(mask, -rest, e.terms) / (e.ties + e.others) * insert_axis(g, axis)
     return nan_where_no_class(xp, gradient, logits, labels, axis)

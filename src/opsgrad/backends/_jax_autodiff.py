@@ -25,7 +25,7 @@ def record(call: Autodiff, arrays: tuple[Array | None, ...]) -> Array:
 
     if call.push is None and call.pull is None:
         return call.value(*arrays)
-    function = jax.custom_jvp(call.value)
+    function = jax.custom_jvp(lambda *given: call.value(*_in_jax(given)))
     function.defjvp(functools.partial(_push, call), symbolic_zeros=True)
     return function(*arrays)
 
@@ -33,8 +33,10 @@ def record(call: Autodiff, arrays: tuple[Array | None, ...]) -> Array:
 def _push(call: Autodiff, arrays: Arrays, tangents: Arrays) -> tuple[Array, Array]:
     """Return value and tangent: the rule that `jax.custom_jvp` takes."""
     import jax
+    import jax.numpy as jnp
 
-    value = record(call, tuple(arrays))  # an outer derivative may be watching it too
+    arrays = _in_jax(arrays)
+    value = record(call, arrays)  # an outer derivative may be watching it too
     zero = jax.custom_derivatives.SymbolicZero
     moving = [
         number
@@ -42,17 +44,24 @@ def _push(call: Autodiff, arrays: Arrays, tangents: Arrays) -> tuple[Array, Arra
         if call.differentiable[number] and not isinstance(tangent, zero)
     ]
     if not moving:
-        return value, jax.numpy.zeros_like(value)
+        return value, jnp.zeros_like(value)
     directions = [tangents[number] for number in moving]
     if call.pull is None:  # JAX transposes the steps of the JVP rule
-        return value, _spread_out(call, arrays, moving, directions)
+        return value, _along(call, arrays, moving, _in_jax(directions))
     there = [number for number, array in enumerate(arrays) if array is not None]
     derivative = _derivative(call, there, moving, [arrays[k] for k in moving], value)
     (tangent,) = _bind([arrays[number] for number in there], directions, derivative)
     return value, tangent
 
 
-def _spread_out(call: Autodiff, arrays: Arrays, moving: Sequence[int], given: Arrays) -> Array:
+def _in_jax(values: Arrays) -> tuple[Any, ...]:
+    """Return arrays as JAX's: its transforms hand on the NumPy arrays and numbers they are given."""
+    import jax.numpy as jnp
+
+    return tuple(None if value is None else jnp.asarray(value) for value in values)
+
+
+def _along(call: Autodiff, arrays: Arrays, moving: Sequence[int], given: Arrays) -> Array:
     """Apply the JVP rule to tangents of the arrays that `moving` numbers; the others' are zero."""
     if call.push is None:
         raise RuleError(f"{call.op}: has no jvp rule; add one with @{call.op}.jvp_rule")
@@ -94,7 +103,7 @@ def _derivative(
     count = len(call.differentiable)
 
     def forward(residuals: Arrays, tangents: Arrays) -> Arrays:
-        return (_spread_out(call, _placed(there, residuals, count), moving, tangents),)
+        return (_along(call, _placed(there, residuals, count), moving, tangents),)
 
     def backward(residuals: Arrays, cotangents: Arrays) -> Arrays:
         assert call.pull is not None
@@ -135,7 +144,7 @@ def _bind(residuals: Arrays, arrays: Arrays, derivative: LinearMap) -> list[Any]
 
 
 def _run(*operands: Any, derivative: LinearMap) -> list[Any]:
-    return list(derivative.forward(*derivative.split(operands)))
+    return list(derivative.forward(*derivative.split(_in_jax(operands))))
 
 
 def _transpose(cotangents: Arrays, *operands: Any, derivative: LinearMap) -> list[Any]:

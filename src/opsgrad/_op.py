@@ -195,6 +195,13 @@ class Op(Differentiable, Generic[P]):
         kept = {role: tuple(available[k] for k in rule.keeps) for role, rule in rules.items()}
         return value, kept
 
+    def _kept(self, plan: Plan, arrays: Arrays, rule: Rule) -> tuple[Any, ...]:
+        """Return the arrays that a rule keeps; the body runs only for what it returns."""
+        if {"y", "kept"} & set(rule.keeps):
+            return self._run(plan, arrays, {rule.role: rule})[1][rule.role]
+        available = dict(zip(self.array_names, arrays, strict=True))
+        return tuple(available[name] for name in rule.keeps)
+
     def preview(
         self, arrays: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
     ) -> tuple[Backend, str, dict[str, str]]:
@@ -218,15 +225,14 @@ class Op(Differentiable, Generic[P]):
 
         def pull(arrays: Arrays, cotangent: Array) -> tuple[Array | None, ...]:
             rule = self.rule("vjp")
-            result, kept = self._run(plan, arrays, {"vjp": rule})
-            gradients = plan.pull(rule, kept["vjp"], tuple(result.shape), (cotangent,))
+            kept = self._kept(plan, arrays, rule)
+            gradients = plan.pull(rule, kept, tuple(cotangent.shape), (cotangent,))
             return (*gradients, *(None,) * missing)
 
         def push(arrays: Arrays, tangents: Arrays) -> Array:
             rule = self.rule("jvp")
-            _, kept = self._run(plan, arrays, {"jvp": rule})
-            taken = plan.tangents(tangents[:given], none_is_zero=True)
-            return plan.push(rule, kept["jvp"], taken)
+            kept = self._kept(plan, arrays, rule)
+            return plan.push(rule, kept, plan.tangents(tangents[:given], none_is_zero=True))
 
         return Autodiff(
             op=self.__name__,

@@ -55,7 +55,7 @@ def _push(call: Autodiff, arrays: Arrays, tangents: Arrays) -> tuple[Array, Arra
 
 
 def _in_jax(values: Arrays) -> tuple[Any, ...]:
-    """Return arrays as JAX's: its transforms hand on the NumPy arrays and numbers they are given."""
+    """Return arrays as JAX's own: its transforms hand on the NumPy arrays that they are given."""
     import jax.numpy as jnp
 
     return tuple(None if value is None else jnp.asarray(value) for value in values)
@@ -195,7 +195,7 @@ def _differentiate(
 
     residuals, arrays = derivative.split(operands)
     by_residuals, by_arrays = derivative.split(tangents)
-    parts = []
+    parts: list[Arrays] = []
     if not all(type(tangent) is ad.Zero for tangent in by_arrays):
         directions = [ad.instantiate_zeros(tangent) for tangent in by_arrays]
         parts.append(_bind(residuals, directions, derivative))

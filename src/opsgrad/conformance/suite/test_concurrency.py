@@ -118,7 +118,7 @@ def named(target: Target) -> str:
     """Return the target's name for `use_backend`; skip where it has none."""
     if isinstance(target.backend, StandardBackend):
         pytest.skip("use_backend takes registered backends, and this is a bare namespace")
-    return target.name
+    return target.backend.name
 
 
 def test_use_backend_is_the_threads_own(eager_target: Target) -> None:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -169,24 +169,37 @@ Operand = tuple[str, Any]
 """("leaf", number), ("step", number) or ("constant", value)."""
 
 
+class Step(NamedTuple):
+    """An elementwise step."""
+
+    function: Any
+    """A function, or the name of one of the array API standard."""
+    operands: tuple[Operand, ...]
+    keywords: tuple[tuple[str, Any], ...]
+    done_with: tuple[int, ...]
+    """The steps whose results nothing needs after this one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A task: elementwise steps, each on chunks and on what steps before it gave."""
 
-    steps: tuple[tuple[Any, tuple[Operand, ...], tuple[tuple[str, Any], ...]], ...]
-    """The function, or the name of one of the array API standard; operands; keywords."""
+    steps: tuple[Step, ...]
 
     def __call__(self, *leaves: Array) -> Array:
         """Return the result of the last step."""
+        done: dict[int, Array] = {}
         with quiet():
-            done: list[Array] = []
-            for function, operands, keywords in self.steps:
-                values = [_value(operand, leaves, done) for operand in operands]
-                done.append(standard(function)(*values, **dict(keywords)))
-        return done[-1]
+            for number, step in enumerate(self.steps):
+                values = [_value(operand, leaves, done) for operand in step.operands]
+                done[number] = standard(step.function)(*values, **dict(step.keywords))
+                for other in step.done_with:  # a chunk is large: free it, so that it is used again
+                    values.clear()
+                    del done[other]
+        return done[len(self.steps) - 1]
 
 
-def _value(operand: Operand, leaves: Sequence[Array], done: Sequence[Array]) -> Any:
+def _value(operand: Operand, leaves: Sequence[Array], done: Mapping[int, Array]) -> Any:
     kind, value = operand
     if kind == "constant":
         return value

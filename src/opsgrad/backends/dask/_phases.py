@@ -17,10 +17,10 @@ from dask.array.core import broadcast_shapes
 from dask.base import tokenize
 
 from opsgrad._typing import Array, DType
-from opsgrad.backends.dask._chunks import Contract, Operand, Reduce, Steps, standard
+from opsgrad.backends.dask._chunks import Contract, Operand, Reduce, Step, Steps, standard
 from opsgrad.backends.protocol import quiet
 
-_ELEMENTWISE = """
+_NAMES = """
     abs acos acosh add asin asinh astype atan atan2 atanh bitwise_and bitwise_invert
     bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor ceil clip conj copysign cos cosh
     divide equal exp expm1 floor floor_divide full_like greater greater_equal hypot imag isfinite
@@ -31,7 +31,7 @@ _ELEMENTWISE = """
 """
 """What the standard has of functions that look at each entry by itself."""
 
-_elementwise = frozenset(_ELEMENTWISE.split())
+ELEMENTWISE = frozenset(_NAMES.split())
 
 
 def run_in_phases(
@@ -188,8 +188,9 @@ def _finished(value: Any) -> Any:
 def _program(result: PhasedArray) -> tuple[list[Any], Steps]:
     """Return the built arrays that a result comes from, and the steps that lead from them to it."""
     leaves: list[Any] = []
-    steps: list[Any] = []
+    steps: list[tuple[Any, tuple[Operand, ...], tuple[tuple[str, Any], ...]]] = []
     places: dict[int, Operand] = {}
+    last: dict[int, int] = {}
     for one in _in_order(result):
         if one._built is not None:
             places[id(one)] = ("leaf", len(leaves))
@@ -201,9 +202,15 @@ def _program(result: PhasedArray) -> tuple[list[Any], Steps]:
             places[id(operand)] if isinstance(operand, PhasedArray) else ("constant", operand)
             for operand in operands
         )
+        last |= {value: len(steps) for kind, value in taken if kind == "step"}
         places[id(one)] = ("step", len(steps))
         steps.append((function, taken, keywords))
-    return leaves, Steps(tuple(steps))
+    return leaves, Steps(
+        tuple(
+            Step(*step, tuple(old for old, new in last.items() if new == number))
+            for number, step in enumerate(steps)
+        )
+    )
 
 
 def _in_order(result: PhasedArray) -> Iterator[PhasedArray]:
@@ -250,7 +257,7 @@ class _Phases:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        function = _step(name) if name in _elementwise else _wrapped(getattr(compat, name))
+        function = _step(name) if name in ELEMENTWISE else _wrapped(getattr(compat, name))
         setattr(self, name, function)
         return function
 

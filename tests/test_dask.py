@@ -102,7 +102,7 @@ def test_a_training_step_stays_small(rng: np.random.Generator) -> None:
     wanted = [loss, *(array for stage in pull(dlogits)[1] for array in stage)]
     layers = sources(*wanted)
     assert len(layers) <= 38  # 101 if every function of the array API is a layer
-    assert len({task for one in wanted for task in one.dask.to_dict()}) <= 24 * BLOCKS
+    assert len({task for one in wanted for task in one.dask.to_dict()}) <= 26 * BLOCKS
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "relumax", "l2_norm"])

@@ -185,9 +185,10 @@ class Steps:
     """A task: elementwise steps, each on chunks and on what steps before it gave."""
 
     steps: tuple[Step, ...]
+    results: tuple[Operand, ...]
 
-    def __call__(self, *leaves: Array) -> Array:
-        """Return the result of the last step."""
+    def __call__(self, *leaves: Array) -> Any:
+        """Return the result, a tuple of several."""
         done: dict[int, Array] = {}
         with quiet():
             for number, step in enumerate(self.steps):
@@ -196,7 +197,8 @@ class Steps:
                 for other in step.done_with:  # a chunk is large: free it, so that it is used again
                     values.clear()
                     del done[other]
-        return done[len(self.steps) - 1]
+        results = tuple(_value(operand, leaves, done) for operand in self.results)
+        return results if len(results) > 1 else results[0]
 
 
 def _value(operand: Operand, leaves: Sequence[Array], done: Mapping[int, Array]) -> Any:
@@ -204,6 +206,57 @@ def _value(operand: Operand, leaves: Sequence[Array], done: Mapping[int, Array])
     if kind == "constant":
         return value
     return leaves[value] if kind == "leaf" else done[value]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A task: several reductions of what steps on chunks give, which share the steps."""
+
+    steps: Steps
+    reduces: tuple[Reduce, ...]
+    axes: tuple[int, ...]
+
+    def __call__(self, *leaves: Array) -> tuple[Array, ...]:
+        """Return the reductions, with their axes at length 1."""
+        results = zip(self.reduces, self.steps(*leaves), strict=True)
+        return tuple(reduce(result, self.axes, keepdims=True) for reduce, result in results)
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """A task: the results of several `Partial` or `Combine` tasks as those of one."""
+
+    reduces: tuple[Reduce, ...]
+
+    def __call__(self, parts: Any, axis: tuple[int, ...], keepdims: bool) -> tuple[Array, ...]:
+        """Return the reductions of all the parts, a nested list of tuples."""
+        place = axis[0]  # all of the reduced axes have length 1: any of them will do
+        together = zip(*_flat(parts), strict=True)
+        return tuple(
+            reduce(np.concatenate(chunks, axis=place), (place,), keepdims=True)
+            for reduce, chunks in zip(self.reduces, together, strict=True)
+        )
+
+
+def _flat(parts: Any) -> list[tuple[Array, ...]]:
+    return [parts] if isinstance(parts, tuple) else [one for part in parts for one in _flat(part)]
+
+
+def as_it_is(parts: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    """Return the results of a `Partial` task: the first step of a tree that is there already."""
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A task: one of the results of a `Combine`, without some of its axes of length 1."""
+
+    number: int
+    dropped: tuple[int, ...]
+
+    def __call__(self, results: Any) -> Array:
+        """Return the result."""
+        return np.squeeze(_only(results)[self.number], axis=self.dropped)
 
 
 def standard(function: Any) -> Callable[..., Any]:

@@ -7,8 +7,8 @@ those of the chunks. Everything else is Dask's own function.
 """
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import array_api_compat.dask.array as compat
 import dask.array as da
@@ -17,7 +17,18 @@ from dask.array.core import broadcast_shapes
 from dask.base import tokenize
 
 from opsgrad._typing import Array, DType
-from opsgrad.backends.dask._chunks import Contract, Operand, Reduce, Step, Steps, standard
+from opsgrad.backends.dask._chunks import (
+    Combine,
+    Contract,
+    Operand,
+    Part,
+    Partial,
+    Reduce,
+    Step,
+    Steps,
+    as_it_is,
+    standard,
+)
 from opsgrad.backends.protocol import quiet
 
 _NAMES = """
@@ -39,7 +50,7 @@ def run_in_phases(
 ) -> Any:
     """Run a body or rule, or another function of a namespace and arrays, on Dask arrays."""
     taken = [None if array is None else PhasedArray.of(array) for array in arrays]
-    out = function(phases, *taken, **parameters)
+    out = function(_Phases(), *taken, **parameters)
     return tuple(map(_finished, out)) if isinstance(out, tuple) else _finished(out)
 
 
@@ -49,8 +60,7 @@ def reduce_chunks(
     """Reduce a Dask array: every chunk, then those results in a tree."""
     dtype = array.dtype if dtype is None else dtype
     reduce = Reduce(name, np.dtype(dtype))
-    every = range(array.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-    axes = tuple(sorted(place % array.ndim for place in every))
+    axes = _places(axis, array.ndim)
     ndim = array.ndim if keepdims else array.ndim - len(axes)
     return da.reduction(
         array,
@@ -64,8 +74,30 @@ def reduce_chunks(
     )
 
 
+def _places(axis: Any, ndim: int) -> tuple[int, ...]:
+    """Return the axes that a reduction's `axis` stands for."""
+    every = range(ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
+    return tuple(sorted(place % ndim for place in every))
+
+
+class Reduction(NamedTuple):
+    """A reduction that is still to be built."""
+
+    name: str
+    operand: "PhasedArray"
+    axes: tuple[int, ...]
+    keepdims: bool
+    dtype: DType
+    waiting: dict[int, "PhasedArray"]
+    """The reductions that wait in the same run, by identity, this one among them."""
+
+    def shares_pass(self, other: "Reduction") -> bool:
+        """Whether one pass over the chunks does for both."""
+        return self.axes == other.axes and self.operand.shape == other.operand.shape
+
+
 class PhasedArray:
-    """A Dask array that may be still to be built, from elementwise steps on others.
+    """A Dask array that may be still to be built, by a reduction or elementwise steps on others.
 
     It has what bodies use of an array: the operators, `shape`, `dtype`, `ndim`, `device`, indexing;
     and everything else that the Dask array has.
@@ -78,11 +110,13 @@ class PhasedArray:
         meta: Array,
         shape: tuple[int, ...],
         step: tuple[Any, tuple[Any, ...], tuple[tuple[str, Any], ...]] | None = None,
+        reduction: Reduction | None = None,
         built: Any = None,
     ) -> None:
         self._meta = meta
         self.shape = shape
         self._step = step
+        self._reduction = reduction
         self._built = built
 
     @classmethod
@@ -113,17 +147,12 @@ class PhasedArray:
 
     def build(self) -> Any:
         """Return the Dask array: one layer for all the steps since the last one built."""
-        if self._built is None:
-            leaves, steps = _program(self)
-            indices = [range(self.ndim - leaf.ndim, self.ndim) for leaf in leaves]
-            self._built = da.blockwise(
-                steps,
-                range(self.ndim),
-                *(part for pair in zip(leaves, indices, strict=True) for part in pair),
-                name=f"steps-{tokenize(steps.steps, [leaf.name for leaf in leaves])}",
-                dtype=self.dtype,
-                meta=self._meta,
-            )
+        if self._built is None and self._reduction is not None:
+            _build_reductions(self, self._reduction)
+        elif self._built is None:
+            leaves, steps = _program([self])
+            name = f"steps-{_token(steps, leaves)}"
+            self._built = _on_leaves(steps, leaves, self.ndim, name, self._meta)
         return self._built
 
     def __getattr__(self, name: str) -> Any:
@@ -185,18 +214,17 @@ def _finished(value: Any) -> Any:
     return value.build() if isinstance(value, PhasedArray) else value
 
 
-def _program(result: PhasedArray) -> tuple[list[Any], Steps]:
-    """Return the built arrays that a result comes from, and the steps that lead from them to it."""
+def _program(results: Sequence[PhasedArray]) -> tuple[list[Any], Steps]:
+    """Return the built arrays that results come from, and the steps that lead from them there."""
     leaves: list[Any] = []
     steps: list[tuple[Any, tuple[Operand, ...], tuple[tuple[str, Any], ...]]] = []
     places: dict[int, Operand] = {}
     last: dict[int, int] = {}
-    for one in _in_order(result):
-        if one._built is not None:
+    for one in _in_order(results):
+        if one._built is not None or one._step is None:
             places[id(one)] = ("leaf", len(leaves))
-            leaves.append(one._built)
+            leaves.append(one.build())
             continue
-        assert one._step is not None
         function, operands, keywords = one._step
         taken = tuple(
             places[id(operand)] if isinstance(operand, PhasedArray) else ("constant", operand)
@@ -205,18 +233,108 @@ def _program(result: PhasedArray) -> tuple[list[Any], Steps]:
         last |= {value: len(steps) for kind, value in taken if kind == "step"}
         places[id(one)] = ("step", len(steps))
         steps.append((function, taken, keywords))
+    wanted = tuple(places[id(one)] for one in results)
+    for _, value in wanted:
+        last.pop(value, None)
     return leaves, Steps(
         tuple(
             Step(*step, tuple(old for old, new in last.items() if new == number))
             for number, step in enumerate(steps)
-        )
+        ),
+        wanted,
     )
 
 
-def _in_order(result: PhasedArray) -> Iterator[PhasedArray]:
-    """Yield what a result is made of, each array once, after those that it is made of itself."""
+def _token(steps: Steps, leaves: Sequence[Any]) -> str:
+    token: str = tokenize(steps.steps, steps.results, [leaf.name for leaf in leaves])
+    return token
+
+
+def _on_leaves(
+    function: Any,
+    leaves: Sequence[Any],
+    ndim: int,
+    name: str,
+    meta: Array,
+    reduced: Sequence[int] = (),
+) -> Any:
+    """Return a layer whose tasks run a function on chunks of arrays that broadcast."""
+    indices = [range(ndim - leaf.ndim, ndim) for leaf in leaves]
+    return da.blockwise(
+        function,
+        range(ndim),
+        *(part for pair in zip(leaves, indices, strict=True) for part in pair),
+        name=name,
+        adjust_chunks=dict.fromkeys(reduced, _one),
+        dtype=meta.dtype,
+        meta=meta,
+    )
+
+
+def _build_reductions(wanted: PhasedArray, reduction: Reduction) -> None:
+    """Build a reduction, and in the same pass over the chunks those that wait for such a pass."""
+    for one in _in_order([reduction.operand]):
+        if one._step is None:
+            one.build()
+    waiting = reduction.waiting
+    ready = [
+        (one, one._reduction)
+        for one in waiting.values()
+        if one._reduction is not None
+        and one._reduction.shares_pass(reduction)
+        and not any(id(below) in waiting for below in _in_order([one._reduction.operand]))
+    ]
+    if len(ready) == 1:
+        wanted._built = reduce_chunks(
+            reduction.operand.build(),
+            reduction.name,
+            reduction.axes,
+            keepdims=reduction.keepdims,
+            dtype=reduction.dtype,
+        )
+    else:
+        _build_together([one for one, _ in ready], [own for _, own in ready])
+    for one, _ in ready:
+        del waiting[id(one)]
+
+
+def _build_together(arrays: Sequence[PhasedArray], reductions: Sequence[Reduction]) -> None:
+    """Build several reductions along the same axes: one task for each chunk, and one tree."""
+    axes, operand = reductions[0].axes, reductions[0].operand
+    leaves, steps = _program([one.operand for one in reductions])
+    reduces = tuple(Reduce(one.name, np.dtype(one.dtype)) for one in reductions)
+    token = tokenize(_token(steps, leaves), reduces, axes)
+    partial, combine = Partial(steps, reduces, axes), Combine(reduces)
+    parts = _on_leaves(partial, leaves, operand.ndim, f"parts-{token}", operand._meta, axes)
+    tree = da.reduction(
+        parts,
+        chunk=as_it_is,
+        aggregate=combine,
+        axis=axes,
+        keepdims=True,
+        concatenate=False,
+        dtype=operand.dtype,
+        name=f"combined-{token}",
+        meta=operand._meta,
+    )
+    every = range(operand.ndim)
+    for number, (array, own) in enumerate(zip(arrays, reductions, strict=True)):
+        dropped = () if own.keepdims else axes
+        array._built = da.blockwise(
+            Part(number, dropped),
+            [place for place in every if place not in dropped],
+            tree,
+            every,
+            name=f"{own.name}-{number}-{token}",
+            dtype=array.dtype,
+            meta=array._meta,
+        )
+
+
+def _in_order(results: Sequence[PhasedArray]) -> Iterator[PhasedArray]:
+    """Yield what results are made of, each array once, after those that it is made of itself."""
     seen: set[int] = set()
-    stack = [(result, False)]
+    stack = [(result, False) for result in reversed(results)]
     while stack:
         one, ready = stack.pop()
         if ready:
@@ -254,12 +372,13 @@ def _unwrapped(value: Any) -> Any:
 class _Phases:
     """The namespace: elementwise functions put off, reductions and products by chunks."""
 
+    def __init__(self) -> None:
+        self._waiting: dict[int, PhasedArray] = {}
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        function = _step(name) if name in ELEMENTWISE else _wrapped(getattr(compat, name))
-        setattr(self, name, function)
-        return function
+        return _step(name) if name in ELEMENTWISE else _wrapped(getattr(compat, name))
 
     def sum(
         self, x: Any, /, *, axis: Any = None, dtype: DType | None = None, keepdims: bool = False
@@ -277,9 +396,19 @@ class _Phases:
     def _reduced(
         self, name: str, x: PhasedArray, axis: Any, keepdims: bool, dtype: DType | None
     ) -> PhasedArray:
+        dtype = x.dtype if dtype is None else dtype
         if x.ndim == 0 or axis == ():
-            return x if dtype is None else PhasedArray.put_off("astype", (x, dtype))
-        return PhasedArray.of(reduce_chunks(x.build(), name, axis, keepdims=keepdims, dtype=dtype))
+            return PhasedArray.put_off("astype", (x, dtype))
+        axes = _places(axis, x.ndim)
+        shape = tuple(
+            1 if place in axes else length
+            for place, length in enumerate(x.shape)
+            if keepdims or place not in axes
+        )
+        reduction = Reduction(name, x, axes, keepdims, dtype, self._waiting)
+        array = PhasedArray(np.empty((0,) * len(shape), dtype), shape, reduction=reduction)
+        self._waiting[id(array)] = array
+        return array
 
     def matmul(self, one: Any, other: Any, /) -> Any:
         one, other = _taken(one), _taken(other)
@@ -334,4 +463,4 @@ def _step(name: str) -> Callable[..., Any]:
     return function
 
 
-phases = cast("Any", _Phases())
+phases = _Phases()

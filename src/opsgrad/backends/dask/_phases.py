@@ -50,8 +50,12 @@ def run_in_phases(
 ) -> Any:
     """Run a body or rule, or another function of a namespace and arrays, on Dask arrays."""
     taken = [None if array is None else PhasedArray.of(array) for array in arrays]
-    out = function(_Phases(), *taken, **parameters)
-    return tuple(map(_finished, out)) if isinstance(out, tuple) else _finished(out)
+    xp = _Phases()
+    out = function(xp, *taken, **parameters)
+    results = out if isinstance(out, tuple) else (out,)
+    xp.forget_all_but(_needed(results))
+    built = tuple(one.build() if isinstance(one, PhasedArray) else one for one in results)
+    return built if isinstance(out, tuple) else built[0]
 
 
 def reduce_chunks(
@@ -210,10 +214,6 @@ def _taken(operand: Any) -> Any:
     return PhasedArray.of(operand) if isinstance(operand, da.Array) else operand
 
 
-def _finished(value: Any) -> Any:
-    return value.build() if isinstance(value, PhasedArray) else value
-
-
 def _program(results: Sequence[PhasedArray]) -> tuple[list[Any], Steps]:
     """Return the built arrays that results come from, and the steps that lead from them there."""
     leaves: list[Any] = []
@@ -331,6 +331,22 @@ def _build_together(arrays: Sequence[PhasedArray], reductions: Sequence[Reductio
         )
 
 
+def _needed(results: Sequence[Any]) -> set[int]:
+    """Return the identities of all that results are made of, and of what that is made of."""
+    needed: set[int] = set()
+    stack = [one for one in results if isinstance(one, PhasedArray)]
+    while stack:
+        one = stack.pop()
+        if id(one) in needed:
+            continue
+        needed.add(id(one))
+        below = one._step[1] if one._step is not None else ()
+        stack += [operand for operand in below if isinstance(operand, PhasedArray)]
+        if one._reduction is not None:
+            stack.append(one._reduction.operand)
+    return needed
+
+
 def _in_order(results: Sequence[PhasedArray]) -> Iterator[PhasedArray]:
     """Yield what results are made of, each array once, after those that it is made of itself."""
     seen: set[int] = set()
@@ -374,6 +390,11 @@ class _Phases:
 
     def __init__(self) -> None:
         self._waiting: dict[int, PhasedArray] = {}
+
+    def forget_all_but(self, needed: set[int]) -> None:
+        """Let no reduction that nothing needs share another one's pass."""
+        for one in self._waiting.keys() - needed:
+            del self._waiting[one]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -2,8 +2,13 @@
 
 Elementwise steps are put off and run together, chunk by chunk, when a reduction or the result asks
 for them: so a body becomes one layer for each of its phases, and NumPy keeps its floating-point
-events to itself in the workers. Sums, maxima and minima are trees over the chunks, products sums of
-those of the chunks. Everything else is Dask's own function.
+events to itself in the workers. Sums, maxima and minima are trees over the chunks; those that can
+be had in one pass over them are. A product is the sum of those of the chunks. Everything else is
+Dask's own function, which may warn.
+
+What two phases need is computed in both, not stored: storing it would take the memory of another
+array or two. Softmax of rows of 4,000,000 entries in 16 chunks takes 1.5 to 2 times as long as in
+one chunk, logsumexp and the norms as long.
 """
 
 import operator

@@ -33,10 +33,8 @@ lint: $(STAMPS)/lint $(STAMPS)/test  ## check style, types and the direction of 
 	$(BIN)/mypy tests/typing
 	$(BIN)/lint-imports --no-logo
 
-bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks -q \
-		--benchmark-json=benchmarks/results/cpu.json --benchmark-columns=min,median,rounds $(ARGUMENTS)
-	$(BIN)/python benchmarks/report.py benchmarks/results/cpu.json
+bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
 accuracy: $(STAMPS)/test $(STAMPS)/bench  ## measure errors in ULP beside the peers that are installed
 	$(BIN)/python -m opsgrad.conformance.accuracy --output docs/accuracy.md \

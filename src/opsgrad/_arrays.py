@@ -5,7 +5,6 @@ from typing import Any
 
 from array_api_compat import device
 
-from opsgrad._errors import ShapeError
 from opsgrad._signature import Reduction, Shape
 from opsgrad._typing import Array, Namespace
 
@@ -56,16 +55,21 @@ def reduced(xp: Namespace, values: Array, reduction: Reduction) -> Array:
     return total / xp.sum(xp.ones_like(values))
 
 
-def spread(xp: Namespace, g: Array, reduction: Reduction, shape: Shape) -> Array:
-    """Spread the cotangent of a reduced loss over the examples: the transpose of `reduced`."""
-    if reduction == "none":
-        return g
-    if not all(known(length) for length in shape):
-        raise ShapeError(
-            f"the gradient of a reduced loss needs the number of examples, got shape {shape}: let "
-            "Dask find it out with compute_chunk_sizes()"
-        )
-    return xp.broadcast_to(g if reduction == "sum" else g / float(math.prod(shape)), shape)
+def spread(
+    xp: Namespace, g: Array, like: Array | None, /, *, reduction: Reduction, shape: Shape
+) -> Array:
+    """Spread the cotangent of a reduced loss over the examples: the transpose of `reduced`.
+
+    With `like`, an array of one entry for each example, the result is laid out as that is.
+    """
+    if like is None:
+        count = float(math.prod(shape))
+        return xp.broadcast_to(g if reduction == "sum" else g / count, shape)
+    ones = xp.ones_like(like, dtype=g.dtype)
+    if reduction == "mean":
+        every = all(known(length) for length in shape)
+        g = g / (float(math.prod(shape)) if every else xp.sum(ones))
+    return g * ones
 
 
 def diagonal_matrices(xp: Namespace, diagonal: Array) -> Array:

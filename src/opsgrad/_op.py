@@ -467,6 +467,7 @@ def _elementwise_vjp(derivative: Callable[..., Any]) -> Callable[..., Any]:
             for array, partial in zip(arrays, partials, strict=True)
         )
 
+    rule.__module__ = derivative.__module__  # where other processes look for the op
     return rule
 
 
@@ -480,6 +481,7 @@ def _elementwise_jvp(derivative: Callable[..., Any], count: int) -> Callable[...
         first, *rest = (times(xp, t, p) for t, p in zip(tangents, partials, strict=True))
         return sum(rest, start=first)
 
+    rule.__module__ = derivative.__module__
     return rule
 
 

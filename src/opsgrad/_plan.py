@@ -14,7 +14,14 @@ from opsgrad._arguments import (
     precision,
     same_dtype,
 )
-from opsgrad._arrays import diagonal_matrices, reduced, same_shape, spread, without_axis
+from opsgrad._arrays import (
+    diagonal_matrices,
+    known,
+    reduced,
+    same_shape,
+    spread,
+    without_axis,
+)
 from opsgrad._errors import (
     ArgumentError,
     DeviceError,
@@ -115,6 +122,7 @@ class Plan:
                 dtype=self.compute,
                 elementwise=self.elementwise,
                 rowwise=self.rowwise,
+                arguments=tuple(one.argument for one in self.every),
             )
             self.kernels[rule.role] = self.backend.kernel(work)
         return self.kernels[rule.role]
@@ -126,7 +134,7 @@ class Plan:
         if len(values) != 1:
             raise ArgumentError(f"{self.op}: a pullback takes one cotangent, got {len(values)}")
         cotangent = self._bring(self._direction(values[0], "the cotangent", "the result", shape))
-        out = self._run_rule(rule, kept, (self._per_example(cotangent),))
+        out = self._run_rule(rule, kept, (self._per_example(cotangent, rule, kept),))
         gradients = out if isinstance(out, tuple) else (out,)
         wanted = [one for one in self.every if one.argument.differentiable]
         if len(gradients) != len(wanted):
@@ -223,7 +231,7 @@ class Plan:
         ]
         return self._run(rule, (*wide, *directions))
 
-    def _per_example(self, cotangent: Array) -> Array:
+    def _per_example(self, cotangent: Array, rule: Rule, kept: Sequence[Any]) -> Array:
         """Spread the cotangent of a reduced loss: rules are stated for one value per example."""
         reduction = self.parameters.get("reduction", "none")
         if reduction == "none":
@@ -231,7 +239,27 @@ class Plan:
         shape = self.every[0].shape
         if "axis" in self.parameters:
             shape = without_axis(shape, self.parameters["axis"])
-        return self.backend.run(spread, (cotangent,), {"reduction": reduction, "shape": shape})
+        like = self._examples(rule, kept) if self.backend.capabilities.lazy else None
+        if like is None and not all(map(known, shape)):
+            raise ShapeError(
+                f"{self.op}: the gradient of a reduced loss needs the number of examples, got "
+                f"shape {shape}"
+            )
+        return self.backend.run(spread, (cotangent, like), {"reduction": reduction, "shape": shape})
+
+    def _examples(self, rule: Rule, kept: Sequence[Any]) -> Array | None:
+        """Return an array of one entry for each example, of those that a rule keeps."""
+        axis = self.parameters.get("axis")
+        roles = {one.argument.name: one.argument.role for one in self.every}
+        for name, array in sorted(
+            zip(rule.keeps, kept, strict=True), key=lambda pair: roles.get(pair[0]) != Role.LABELS
+        ):
+            role = roles.get(name)
+            if role is Role.LABELS or (axis is None and role is Role.VALUES):
+                return array
+            if role in (Role.VALUES, Role.TARGETS) and array.shape[axis] != 0:
+                return array[(*(slice(None),) * (array.ndim + axis), 0, ...)]
+        return None
 
     # -- arrays in -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from opsgrad._errors import DTypeError
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, frozen, thawed
+from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, frozen, thawed
 
 
 @functools.lru_cache(maxsize=1024)
@@ -117,3 +117,13 @@ class JaxBackend(Backend):
         except TypeError:  # a parameter of a user's op that cannot be hashed
             return function(self.namespace, *arrays, **parameters)
         return compiled(*arrays)
+
+    def records(self, arrays: tuple[Array | None, ...]) -> bool:
+        import jax
+
+        return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+    def recorded(self, call: Autodiff, arrays: tuple[Array | None, ...]) -> Array:
+        from opsgrad.backends._jax_autodiff import record
+
+        return record(call, arrays)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from opsgrad._errors import BackendUnavailableError
+from opsgrad._signature import Argument
 from opsgrad._typing import Array, DType, Namespace
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Work:
     """Whether the op is stated by its `derivative` rule, and mixes no entries."""
     rowwise: bool
     """Whether one axis alone is mixed, or none: ``axis``, the last where there is no such name."""
+    arguments: tuple[Argument, ...] = ()
+    """The op's array arguments, with their roles; a VJP rule returns a gradient for each that is
+    differentiable, in this order."""
 
 
 class Kernel(NamedTuple):
@@ -200,6 +204,10 @@ class Backend:
 
     def asarray_in_pieces(self, value: Any) -> Array:
         """Bring a NumPy array here split up, where the library has such a thing: for testing."""
+        return self.asarray(value)
+
+    def asarray_in_rows(self, value: Any) -> Array:
+        """Bring a NumPy array here split up along the first of several axes: for testing."""
         return self.asarray(value)
 
     def why_not(self, host: Array) -> str | None:

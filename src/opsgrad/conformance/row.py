@@ -23,7 +23,10 @@ Sampler: TypeAlias = Callable[[np.random.Generator, tuple[int, ...], int], Array
 LABELS = "labels"
 """The one role that is integer, and so has no gradient and no tangent."""
 
-DEFAULT_SIZES: tuple[tuple[int, ...], ...] = ((64, 10), (512, 512), (65536, 64), (4096, 1000))
+DEFAULT_SIZES: tuple[tuple[int, ...], ...] = (
+    *((64, 10), (512, 512)),
+    *((65536, 64), (4096, 1000), (64, 50257)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

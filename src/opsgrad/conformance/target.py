@@ -24,6 +24,8 @@ class Target:
     backend: Backend
     traced: bool = False
     """Whether calls run under the library's tracing compiler."""
+    rows: bool = False
+    """Whether arrays are split up along their first axis alone, instead of along every one."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -44,7 +46,10 @@ class Target:
         """Return a NumPy array, or a nest of tuples of them, in the library; None stays None."""
         if isinstance(array, tuple):
             return tuple(self.put(one) for one in array)
-        return None if array is None else self.backend.asarray_in_pieces(np.asarray(array))
+        if array is None:
+            return None
+        put = self.backend.asarray_in_rows if self.rows else self.backend.asarray_in_pieces
+        return put(np.asarray(array))
 
     def run(self, function: Callable[..., Any], *arrays: Any) -> Any:
         """Call a function of arrays alone, traced if this target is; bring results to NumPy."""
@@ -70,11 +75,13 @@ def to_numpy(array: Any) -> Any:
 
 
 def backend_targets(name: str) -> list[Target]:
-    """Return the targets of the backend called `name`: eager, and traced where it can be."""
+    """Return the targets of the backend called `name`: eager, and traced or in rows if it can."""
     with og.use_backend(name) as backend:  # raises, with the reason, where it cannot run
         targets = [Target(name, backend)]
         if backend.traced(lambda x: x) is not None:
             targets.append(Target(f"{name}-traced", backend, traced=True))
+        if type(backend).asarray_in_rows is not Backend.asarray_in_rows:
+            targets.append(Target(f"{name}-rows", backend, rows=True))
         return targets
 
 

@@ -90,7 +90,7 @@ def prepare() -> None:
 
 def eager_targets() -> list[Target]:
     """Return the installed targets, each library once."""
-    eager = [target for target in installed_targets() if not target.traced]
+    eager = [one for one in installed_targets() if not (one.traced or one.rows)]
     return [_Halves(t.name, t.backend) if t.name == "dask" else t for t in eager]
 
 

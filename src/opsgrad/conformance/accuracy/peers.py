@@ -109,21 +109,21 @@ def _jax_call(op: str, params: tuple[tuple[str, Any], ...], floating: int) -> Fu
 @functools.cache
 def _scipy() -> dict[str, Function]:
     special: Any = importlib.import_module("scipy.special")
-    norm = functools.partial(np.linalg.norm, axis=-1)
+    norm = np.linalg.norm
     return {
         "sigmoid": special.expit,
         "tanh": np.tanh,
-        "softplus": lambda x: np.logaddexp(x.dtype.type(0), x),
+        "softplus": lambda x, out=None: np.logaddexp(x.dtype.type(0), x, out=out),
         "log_sigmoid": special.log_expit,
         "sign": np.sign,
         "abs": np.abs,
-        "softmax": lambda x: special.softmax(x, axis=-1),
-        "log_softmax": lambda x: special.log_softmax(x, axis=-1),
-        "logsumexp": lambda x: special.logsumexp(x, axis=-1),
-        "cross_entropy": lambda p, t: -np.sum(special.xlogy(t, p), axis=-1),
-        "lp_norm": lambda x, p: norm(x, ord=p),
-        "l1_norm": lambda x: norm(x, ord=1),
-        "l2_norm": lambda x: norm(x, ord=2),
+        "softmax": lambda x, axis=-1: special.softmax(x, axis=axis),
+        "log_softmax": lambda x, axis=-1: special.log_softmax(x, axis=axis),
+        "logsumexp": lambda x, axis=-1: special.logsumexp(x, axis=axis),
+        "cross_entropy": lambda p, t, axis=-1: -np.sum(special.xlogy(t, p), axis=axis),
+        "lp_norm": lambda x, p, axis=-1: norm(x, ord=p, axis=axis),
+        "l1_norm": lambda x, axis=-1: norm(x, ord=1, axis=axis),
+        "l2_norm": lambda x, axis=-1: norm(x, ord=2, axis=axis),
     }
 
 
@@ -131,7 +131,17 @@ def _scipy() -> dict[str, Function]:
 def _torch() -> dict[str, Function]:
     torch: Any = importlib.import_module("torch")
     functional = torch.nn.functional
-    norm = functools.partial(torch.linalg.vector_norm, dim=-1)
+    norm = torch.linalg.vector_norm
+
+    def rows(function: Function) -> Function:
+        """Give a loss of rows the axis of the classes, and by default a value for each row."""
+
+        def along(x: Any, other: Any, axis: int = -1, reduction: str = "none") -> Any:
+            of_rows = other.movedim(axis, -1) if other.ndim == x.ndim else other
+            return function(x.movedim(axis, -1), of_rows, reduction=reduction)
+
+        return along
+
     return {
         "sigmoid": torch.sigmoid,
         "tanh": torch.tanh,
@@ -141,18 +151,18 @@ def _torch() -> dict[str, Function]:
         "log_sigmoid": functional.logsigmoid,
         "sign": torch.sign,
         "abs": torch.abs,
-        "softmax": lambda x: torch.softmax(x, -1),
-        "log_softmax": lambda x: torch.log_softmax(x, -1),
-        "logsumexp": lambda x: torch.logsumexp(x, -1),
-        "nll_loss": lambda z, k: functional.nll_loss(z, k, reduction="none"),
-        "softmax_cross_entropy": lambda x, t: functional.cross_entropy(x, t, reduction="none"),
-        "softmax_cross_entropy_with_integer_labels": lambda x, k: functional.cross_entropy(
-            x, k, reduction="none"
+        "softmax": lambda x, axis=-1, **out: torch.softmax(x, axis, **out),
+        "log_softmax": lambda x, axis=-1, **out: torch.log_softmax(x, axis, **out),
+        "logsumexp": lambda x, axis=-1, **out: torch.logsumexp(x, axis, **out),
+        "nll_loss": rows(functional.nll_loss),
+        "softmax_cross_entropy": rows(functional.cross_entropy),
+        "softmax_cross_entropy_with_integer_labels": rows(functional.cross_entropy),
+        "squared_error": lambda p, t, reduction="none": functional.mse_loss(
+            p, t, reduction=reduction
         ),
-        "squared_error": lambda p, t: functional.mse_loss(p, t, reduction="none"),
-        "lp_norm": lambda x, p: norm(x, ord=p),
-        "l1_norm": lambda x: norm(x, ord=1),
-        "l2_norm": lambda x: norm(x, ord=2),
+        "lp_norm": lambda x, p, axis=-1: norm(x, ord=p, dim=axis),
+        "l1_norm": lambda x, axis=-1: norm(x, ord=1, dim=axis),
+        "l2_norm": lambda x, axis=-1: norm(x, ord=2, dim=axis),
         "dense": lambda x, w, b: functional.linear(x, w.T, b),
     }
 
@@ -161,7 +171,12 @@ def _torch() -> dict[str, Function]:
 def _jax() -> dict[str, Function]:
     jax: Any = importlib.import_module("jax")
     jnp: Any = importlib.import_module("jax.numpy")
-    norm = functools.partial(jnp.linalg.norm, axis=-1)
+    norm = jnp.linalg.norm
+
+    def at_label(z: Any, k: Any, axis: int) -> Any:
+        found = jnp.take_along_axis(z, jnp.expand_dims(k, axis), axis=axis)
+        return jnp.squeeze(found, axis=axis)
+
     return {
         "sigmoid": jax.nn.sigmoid,
         "tanh": jnp.tanh,
@@ -173,13 +188,19 @@ def _jax() -> dict[str, Function]:
         "abs": jnp.abs,
         "softmax": jax.nn.softmax,
         "log_softmax": jax.nn.log_softmax,
-        "logsumexp": lambda x: jax.nn.logsumexp(x, axis=-1),
-        "softmax_cross_entropy": lambda x, t: -jnp.sum(t * jax.nn.log_softmax(x), axis=-1),
-        "softmax_cross_entropy_with_integer_labels": lambda x, k: (
-            -jnp.take_along_axis(jax.nn.log_softmax(x), k[:, None], axis=-1)[:, 0]
+        "logsumexp": lambda x, axis=-1: jax.nn.logsumexp(x, axis=axis),
+        "softmax_cross_entropy": lambda x, t, axis=-1: (
+            -jnp.sum(t * jax.nn.log_softmax(x, axis=axis), axis=axis)
         ),
-        "lp_norm": lambda x, p: norm(x, ord=p),
-        "l1_norm": lambda x: norm(x, ord=1),
-        "l2_norm": lambda x: norm(x, ord=2),
+        "softmax_cross_entropy_with_integer_labels": lambda x, k, axis=-1: (
+            -at_label(jax.nn.log_softmax(x, axis=axis), k, axis)
+        ),
+        "lp_norm": lambda x, p, axis=-1: norm(x, ord=p, axis=axis),
+        "l1_norm": lambda x, axis=-1: norm(x, ord=1, axis=axis),
+        "l2_norm": lambda x, axis=-1: norm(x, ord=2, axis=axis),
         "dense": lambda x, w, b: x @ w + b,
     }
+
+
+LIBRARIES = {"SciPy": _scipy, "PyTorch": _torch, "JAX": _jax}
+"""By name, what returns the library's own functions, by op: rows are along ``axis``."""

@@ -118,7 +118,7 @@ def named(target: Target) -> str:
     """Return the target's name for `use_backend`; skip where it has none."""
     if isinstance(target.backend, StandardBackend):
         pytest.skip("use_backend takes registered backends, and this is a bare namespace")
-    return target.name
+    return target.backend.name
 
 
 def test_use_backend_is_the_threads_own(eager_target: Target) -> None:
@@ -184,6 +184,12 @@ def results(name: str, standard: bool, op: Any = None) -> list[bytes]:
     return out
 
 
+def elsewhere(target: Target) -> tuple[str, bool]:
+    """Return the name by which `results` finds a target again, and whether it is a namespace's."""
+    standard = isinstance(target.backend, StandardBackend)
+    return target.name if standard else target.backend.name, standard
+
+
 def forked(name: str, standard: bool) -> None:
     """Compare results in a forked child with the parent's, which has made calls before."""
     before = results(name, standard)
@@ -206,9 +212,9 @@ def test_forked_child(eager_target: Target) -> None:
     """A forked child goes on with what its parent has set up."""
     if eager_target.name in NO_FORK:
         pytest.skip(NO_FORK[eager_target.name])
-    standard = isinstance(eager_target.backend, StandardBackend)
+    name, standard = elsewhere(eager_target)
     # From a process of its own: this one may have loaded libraries that must not be forked.
-    code = f"import {__name__} as suite; suite.forked({eager_target.name!r}, {standard})"
+    code = f"import {__name__} as suite; suite.forked({name!r}, {standard})"
     # Dask's pool of threads does not survive a fork; its scheduler without threads does.
     settings = os.environ | {"DASK_SCHEDULER": "synchronous"}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=settings)
@@ -216,8 +222,8 @@ def test_forked_child(eager_target: Target) -> None:
 
 def test_spawned_child(eager_target: Target) -> None:
     """A spawned child takes a pickled op and gets the same bits."""
-    standard = isinstance(eager_target.backend, StandardBackend)
-    here = results(eager_target.name, standard)
+    name, standard = elsewhere(eager_target)
+    here = results(name, standard)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        there = pool.submit(results, eager_target.name, standard, og.softmax).result(timeout=120)
+        there = pool.submit(results, name, standard, og.softmax).result(timeout=120)
     assert there == here

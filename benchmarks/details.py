@@ -1,0 +1,106 @@
+"""What surrounds the kernels: the cost of a call, of starting, and of memory."""
+
+import functools
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+import opsgrad as og
+from benchmarks.cases import Array, cases, inputs
+from benchmarks.contestants import OURS, as_numpy, contestants
+from benchmarks.speed import Group
+from benchmarks.timing import time_by_turns
+from opsgrad.conformance import TABLE
+
+CALLED = ("relu", "sigmoid", "softmax", "prelu", "dense")
+SMALL, LARGE = (64, 10), (4096, 1000)
+PROCESSES = 12
+STARTS = {
+    "import numpy": "import numpy",
+    "import opsgrad": "import opsgrad",
+    "first softmax": (
+        "import numpy, opsgrad; opsgrad.softmax(numpy.ones((64, 10), dtype=numpy.float32))"
+    ),
+    "first large softmax": (
+        "import numpy, opsgrad; opsgrad.softmax(numpy.ones((4096, 1000), dtype=numpy.float32))"
+    ),
+}
+
+
+def overhead(seconds: float = 2.0) -> Iterator[Group]:
+    """Yield the time of small calls, and of the same body without the call path around it."""
+    for case in cases(CALLED, shapes=[SMALL], dtypes=["float32"], roles=["value"]):
+        arrays, op = inputs(case).arrays, TABLE[case.op].op
+        calls = {
+            OURS: functools.partial(op, *arrays),
+            "body alone": functools.partial(_body_alone, op, arrays),
+        }
+        times = time_by_turns(calls, seconds)
+        called, alone = (times[name].least for name in calls)
+        yield {"op": case.op, "seconds": called, "body": alone, "overhead": called - alone}
+
+
+def _body_alone(op: Any, arrays: tuple[Array, ...]) -> Any:
+    with np.errstate(all="ignore"):
+        return op.body(_namespace(), *arrays, **_defaults(op))
+
+
+@functools.cache
+def _namespace() -> Any:
+    return og.backends()["numpy"].namespace
+
+
+@functools.cache
+def _defaults(op: Any) -> Mapping[str, Any]:
+    complete: Mapping[str, Any] = op.signature.complete({})
+    return complete
+
+
+def starts(processes: int = PROCESSES) -> Group:
+    """Return the seconds of processor time of fresh processes, by turns: the first and the least.
+
+    Without the interpreter's own start.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in ("nothing", *STARTS)}
+    for _ in range(processes):
+        for name, program in {"nothing": "pass", **STARTS}.items():
+            taken[name].append(_processor_time(program))
+    idle = min(taken.pop("nothing"))
+    return {
+        name: {"first": times[0] - idle, "least": min(times) - idle}
+        for name, times in taken.items()
+    }
+
+
+def _processor_time(program: str) -> float:
+    process = subprocess.Popen([sys.executable, "-c", program])
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, program)
+    return used.ru_utime + used.ru_stime
+
+
+def memory(ops: list[str]) -> Iterator[Group]:
+    """Yield the peak of what NumPy allocates during a call, beyond what was there before."""
+    for case in cases(ops, shapes=[LARGE], dtypes=["float32"]):
+        given = inputs(case)
+        call = contestants(case, given)[OURS]
+        outputs = sum(array.nbytes for array in as_numpy(call()))
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        data = sum(array.nbytes for array in given.arrays)
+        yield {
+            "op": case.name,
+            "role": case.role,
+            "inputs": data,
+            "outputs": outputs,
+            "extra": peak - outputs,
+        }

@@ -215,8 +215,11 @@ class Op(Differentiable, Generic[P]):
         for rule in rules:
             kernel = plan.kernel(rule)
             what = "the body" if rule is self._body else "the rule"
-            words = f"{what} as it is written, because {kernel}"
-            engines[rule.role] = words if isinstance(kernel, str) else kernel.words
+            if isinstance(kernel, str):
+                words = f"{what} as it is written, because {kernel}"
+            else:
+                words = kernel.words() if callable(kernel.words) else kernel.words
+            engines[rule.role] = words
         return plan.backend, why, engines
 
     def _autodiff(self, plan: Plan) -> Autodiff:

@@ -7,7 +7,8 @@ from typing import Any, cast
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, quiet, run_quietly
+from opsgrad.backends import _engine
+from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, quiet, run_quietly
 
 
 def _sum(
@@ -74,3 +75,9 @@ class NumPyBackend(Backend):
         parameters: Mapping[str, Any],
     ) -> Any:
         return run_quietly(function, self._namespace, arrays, parameters)
+
+    def kernel(self, work: Work) -> Kernel | str:
+        def fallback(*arrays: Array | None) -> Any:
+            return run_quietly(work.function, self._namespace, arrays, work.parameters)
+
+        return _engine.offer(work, fallback)

@@ -106,8 +106,8 @@ class Kernel(NamedTuple):
 
     call: Callable[..., Any]
     """Takes the arrays that the function takes, without ``xp``, and returns what it returns."""
-    words: str
-    """What it is, in a few words for `which_backend`."""
+    words: str | Callable[[], str]
+    """What it is, in a few words for `which_backend`, or what tells when asked."""
 
 
 class Autodiff(NamedTuple):

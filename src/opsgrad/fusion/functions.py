@@ -43,12 +43,28 @@ class Format:
 
 # log 2 = 0.693147180559945309417232121458176568…
 FLOAT32 = Format(
-    np.dtype(np.float32), ir.FloatType(), I32, 23, 127, 0.693145751953125,
-    1.42860682030941723212e-6, 7, 5, (-104.0, 89.0),
+    np.dtype(np.float32),
+    ir.FloatType(),
+    I32,
+    23,
+    127,
+    0.693145751953125,
+    1.42860682030941723212e-6,
+    7,
+    5,
+    (-104.0, 89.0),
 )
 FLOAT64 = Format(
-    np.dtype(np.float64), ir.DoubleType(), I64, 52, 1023, 0.693147180369123816490,
-    1.90821492927058770002e-10, 13, 10, (-746.0, 710.0),
+    np.dtype(np.float64),
+    ir.DoubleType(),
+    I64,
+    52,
+    1023,
+    0.693147180369123816490,
+    1.90821492927058770002e-10,
+    13,
+    10,
+    (-746.0, 710.0),
 )
 FORMATS = {one.dtype: one for one in (FLOAT32, FLOAT64)}
 
@@ -221,9 +237,7 @@ class Functions:
         total = b.fadd(self.number(1.0), x)
         # The rounding error of 1 + x, by TwoSum: x may be large or small.
         back = b.fsub(total, self.number(1.0))
-        missing = b.fadd(
-            b.fsub(x, back), b.fsub(self.number(1.0), b.fsub(total, back))
-        )
+        missing = b.fadd(b.fsub(x, back), b.fsub(self.number(1.0), b.fsub(total, back)))
         value = self._log(total, b.fdiv(missing, total))
         value = self._of_positive(x, value, total)
         return self.select(b.fcmp_ordered("==", x, self.number(0.0)), x, value)

@@ -53,7 +53,31 @@ class Printer:
     # -- the frame -------------------------------------------------------------------------------
 
     def print(self) -> str:
-        """Return the module as text."""
+        """Return the module as text: the kernel, and its entry for NumPy's own objects."""
+        self._kernel()
+        self._entry()
+        return str(self.module)
+
+    def _entry(self) -> None:
+        """Print ``call(begin, end, length, strides, scratch, object, …)``.
+
+        The objects are NumPy's arrays: where their data is stands behind the head of every object.
+        To ask for it in Python would take as long as a small kernel.
+        """
+        count = len(self.inputs) + len(self.program.outputs)
+        signature = ir.FunctionType(ir.VoidType(), [I64] * 3 + [POINTER] * (2 + count))
+        function = ir.Function(self.module, signature, "call")
+        begin, end, length, strides, scratch, *objects = function.args
+        self.builder = b = ir.IRBuilder(function.append_basic_block("entry"))
+        room = b.alloca(ir.ArrayType(POINTER, count))
+        pointers = b.inttoptr(b.ptrtoint(room, I64), POINTER)
+        for number, one in enumerate(objects):
+            data = b.load(self._at(one, object.__basicsize__), typ=POINTER)
+            b.store(data, self._at(pointers, 8 * number))
+        b.call(self.function, [begin, end, length, pointers, strides, scratch])
+        b.ret_void()
+
+    def _kernel(self) -> None:
         begin, end, self.length, pointers, strides, self.scratch = self.function.args
         b = self.builder
         count = len(self.inputs) + len(self.program.outputs)
@@ -77,7 +101,6 @@ class Printer:
                 self._row()
                 self.mask = None
         b.ret_void()
-        return str(self.module)
 
     def _at(self, pointer: Any, offset: Any) -> Any:
         offset = I64(offset) if isinstance(offset, int) else offset
@@ -243,7 +266,9 @@ class Printer:
         for number in phase.steps:
             place = self.program.places.get(number)
             if place is not None and number not in kept and number in self._done(phase):
-                values[number] = [self._load(a, self._type(number)) for a in self._kept(place, column)]
+                values[number] = [
+                    self._load(a, self._type(number)) for a in self._kept(place, column)
+                ]
             else:
                 values[number] = self._value(number, values, column)
             if number in kept:
@@ -284,7 +309,9 @@ class Printer:
         if self.lanes is Lanes.COLUMNS:
             (value,) = found
             if isinstance(value, ir.Constant):
-                vector = ir.Constant(ir.VectorType(value.type, self.width), [value.constant] * self.width)
+                vector = ir.Constant(
+                    ir.VectorType(value.type, self.width), [value.constant] * self.width
+                )
             else:
                 vector = self._splat(value)
             if value.type == I64:
@@ -320,8 +347,7 @@ class Printer:
             else:
                 operands = [self._row_value(n) for n in node.arguments]
                 out = [
-                    self._apply(functions, node, list(each))
-                    for each in zip(*operands, strict=True)
+                    self._apply(functions, node, list(each)) for each in zip(*operands, strict=True)
                 ]
             self.rows[number] = out
         return self.rows[number]

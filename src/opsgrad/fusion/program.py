@@ -5,7 +5,7 @@ later phase. Expensive values that a later phase needs are kept instead of being
 the row of an output that is not written yet where there is one, else in a row of scratch memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from opsgrad.fusion.graph import EXPENSIVE, REDUCTIONS, Graph
@@ -50,8 +50,18 @@ class Program(NamedTuple):
         return "\n".join(_lines(self))
 
 
-def schedule(trace: Trace) -> Program:
-    """Cut a trace into phases."""
+def schedule(trace: Trace, *, scratch: bool = True) -> Program:
+    """Cut a trace into phases; without scratch memory, some things are computed again."""
+    again: set[int] = set()
+    while True:
+        program = _schedule(trace, again)
+        in_scratch = {node for node, place in program.places.items() if not place.output}
+        if scratch or not in_scratch:
+            return program
+        again |= in_scratch
+
+
+def _schedule(trace: Trace, again: set[int]) -> Program:
     graph = trace.graph
     level = _levels(graph)
     tables = [
@@ -61,10 +71,8 @@ def schedule(trace: Trace) -> Program:
     ]
     needed = set(graph.cone(trace.outputs, lambda number: False))
     reductions = [n for n in sorted(needed) if graph.nodes[n].kind in REDUCTIONS]
-    last = max(
-        [level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1
-    )
-    expensive = _expensive(graph)
+    last = max([level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1)
+    expensive = _expensive(graph) - again
     computed: set[int] = set()
     kept_in: dict[int, int] = {}  # the phase that keeps a node
     drafts = []
@@ -84,9 +92,7 @@ def schedule(trace: Trace) -> Program:
     for steps, reduced, stored in drafts:
         fresh = [n for n in steps if n in places and n not in done]
         done.update(steps)
-        phases.append(
-            Phase(steps, reduced, tuple((n, places[n]) for n in fresh), stored)
-        )
+        phases.append(Phase(steps, reduced, tuple((n, places[n]) for n in fresh), stored))
     scratch = 1 + max((p.number for p in places.values() if not p.output), default=-1)
     return Program(graph, tuple(phases), trace.outputs, trace.kinds, places, scratch)
 
@@ -104,9 +110,7 @@ def _expensive(graph: Graph) -> set[int]:
     """Return the nodes along the row that take an expensive function to compute again."""
     found: set[int] = set()
     for number, node in enumerate(graph.nodes):
-        if node.columns and (
-            node.kind in EXPENSIVE or any(n in found for n in node.arguments)
-        ):
+        if node.columns and (node.kind in EXPENSIVE or any(n in found for n in node.arguments)):
             found.add(number)
     return found
 
@@ -168,7 +172,15 @@ def _lines(program: Program) -> Iterator[str]:
         node = nodes[number]
         return f"{name(number)} = {node.kind}({', '.join(map(name, node.arguments))})"
 
+    def once(roots: Iterable[int]) -> Iterator[str]:
+        """Yield the steps that are taken once for a row, for what `roots` need."""
+        for number in program.graph.cone(tuple(roots), lambda n: n in shown or nodes[n].columns):
+            if not nodes[number].columns and nodes[number].arguments and number not in shown:
+                shown.add(number)
+                yield f"  {step(number)}"
+
     for count, phase in enumerate(program.phases):
+        yield from once(n for number in phase.steps for n in nodes[number].arguments)
         yield f"phase {count}, along the row:"
         again = {n for n in phase.steps if n in program.places and n in shown}
         for number in phase.steps:
@@ -181,9 +193,11 @@ def _lines(program: Program) -> Iterator[str]:
             where = "output" if place.output else "scratch"
             yield f"    keep {name(number)} in {where}{place.number}"
         for number in phase.reductions:
+            shown.add(number)
             yield f"  {step(number)}"
         for number in phase.stored:
             yield f"    output{number} = {name(program.outputs[number])}"
     for number, kind in enumerate(program.kinds):
         if kind is not Kind.TABLE:
+            yield from once((program.outputs[number],))
             yield f"  output{number} = {name(program.outputs[number])}"

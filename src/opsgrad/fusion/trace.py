@@ -340,9 +340,7 @@ def trace(
         if one is None
         else Symbol(
             graph,
-            graph.input(
-                number, one.dtype, ROWS in one.kind.value, COLUMNS in one.kind.value
-            ),
+            graph.input(number, one.dtype, ROWS in one.kind.value, COLUMNS in one.kind.value),
             one.kind.value,
         )
         for number, one in enumerate(inputs)

@@ -1,0 +1,95 @@
+"""How the NumPy backend uses the CPU engine: for large arrays, and for whatever is compiled."""
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from opsgrad._signature import Role
+from opsgrad._typing import Array
+from opsgrad.backends.protocol import Kernel, Work, frozen
+
+FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", 1 << 14))
+"""From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
+
+_known: dict[Any, Any] = {}
+"""The compiled bodies and rules, by what they compute."""
+
+
+@functools.cache
+def why_unavailable() -> str | None:
+    """Say why there is no engine here, as a clause, or None if there is one."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return "llvmlite is not installed: pip install 'opsgrad[cpu]'"
+    return None
+
+
+def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
+    """Return a kernel for a body or rule, or say why there is none."""
+    reason = why_unavailable()
+    if reason is not None:
+        return reason
+    if not work.rowwise or work.role not in ("value", "vjp", "jvp"):
+        return "kernels are for what runs row by row"
+    if work.dtype not in (np.float32, np.float64):
+        return f"kernels compute in float32 and float64, not in {work.dtype}"
+    try:
+        offered = _Offered(work, fallback)
+    except TypeError:
+        return "a parameter cannot be hashed"
+    return Kernel(offered, offered.words)
+
+
+class _Offered:
+    """A body or rule that runs compiled where that pays, and as it is where it does not."""
+
+    def __init__(self, work: Work, fallback: Callable[..., Any]) -> None:
+        self.work = work
+        self.fallback = fallback
+        self.key = (work.function, frozen(work.parameters), np.dtype(work.dtype), work.names)
+        hash(self.key)
+
+    def __call__(self, *arrays: Array | None) -> Any:
+        fused = _known.get(self.key)
+        if fused is None:
+            if all(array is None or array.size < FROM for array in arrays):
+                return self.fallback(*arrays)
+            fused = self._fused()
+        return fused(*arrays)
+
+    @functools.cached_property
+    def task(self) -> Any:
+        """What is to be compiled."""
+        from opsgrad.fusion import cpu
+
+        work = self.work
+        return cpu.Task(
+            function=work.function,
+            names=work.names,
+            parameters=work.parameters,
+            dtype=np.dtype(work.dtype),
+            elementwise=work.elementwise,
+            labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
+        )
+
+    def _fused(self) -> Any:
+        from opsgrad.fusion import cpu
+
+        made = (
+            self.fallback if cpu.why_not(self.task) else cpu.Fused(self.task, self.fallback, FROM)
+        )
+        return _known.setdefault(self.key, made)
+
+    def words(self) -> str:
+        """Say what runs."""
+        from opsgrad.fusion import cpu
+
+        reason = cpu.why_not(self.task)
+        if reason is not None:
+            return f"as it is written, because no kernel can be made of it: {reason}"
+        return (
+            f"a compiled loop from {FROM:,} entries on, or once it is there; below as it is written"
+        )

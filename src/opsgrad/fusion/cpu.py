@@ -1,0 +1,328 @@
+"""The CPU engine: bodies and rules on NumPy arrays, each as one compiled loop over the data."""
+
+import ctypes
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opsgrad._arrays import reduced, without_axis
+from opsgrad.fusion.program import Program, schedule
+from opsgrad.fusion.trace import FLOATING, INTEGER, Input, Kind, Trace, UntraceableError, trace
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+SCRATCH = 1 << 20
+"""The most bytes of scratch memory that a thread may have; beyond, things are computed again."""
+PIECE = 1 << 13
+"""How many entries of an elementwise op are taken for a row: enough to be handed to a thread."""
+DIRECT = 1 << 16
+"""Below so many entries a call goes straight to the kernel: its time is all overhead."""
+MOST_CALLS = 256
+WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
+
+
+class Task(NamedTuple):
+    """A body or rule for the engine."""
+
+    function: Callable[..., Any]
+    names: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    dtype: np.dtype[Any]
+    elementwise: bool
+    labels: frozenset[str]
+    """Which of the arrays hold integers."""
+
+
+def why_not(task: Task) -> str | None:
+    """Say why a task cannot be fused, as a clause, or None if it can."""
+    if task.dtype not in FLOATING:
+        return f"kernels compute in float32 and float64, not in {task.dtype}"
+    reasons = []
+    # A cotangent, or y, is a table, or has one number for each row: whichever can be traced.
+    for kind in (Kind.TABLE, Kind.ROW):
+        inputs = [_expected(task, name, kind) for name in task.names]
+        try:
+            _trace(task, inputs)
+        except UntraceableError as error:
+            reasons.append(str(error))
+        else:
+            return None
+    return reasons[0]
+
+
+def _expected(task: Task, name: str, of_result: Kind) -> Input:
+    if name in task.labels:
+        return Input(Kind.ROW, INTEGER)
+    return Input(of_result if name in ("y", "cotangent") else Kind.TABLE, task.dtype)
+
+
+def _trace(task: Task, inputs: Sequence[Input | None]) -> Trace:
+    parameters = dict(task.parameters)
+    if "axis" in parameters:
+        parameters["axis"] = -1
+    if "reduction" in parameters:
+        parameters["reduction"] = "none"
+    traced = trace(task.function, inputs, parameters, task.dtype)
+    for kind in traced.kinds:
+        if kind in (Kind.COLUMN, Kind.NUMBER):
+            raise UntraceableError("it gives the same result for every row")
+    return traced
+
+
+class Geometry(NamedTuple):
+    """How arrays of given shapes and strides are taken as a table."""
+
+    table: Shape
+    axis: int
+    kinds: tuple[Kind | None, ...]
+    across: bool
+    """Whether vectors run across rows: the axis is not the last, and rows are neighbours."""
+    flat: bool
+    """Whether rows mean nothing, and the table is cut into pieces."""
+
+
+class Fused:
+    """A body or rule as a callable on NumPy arrays; it compiles what it needs when it needs it."""
+
+    def __init__(self, task: Task, fallback: Callable[..., Any], compile_from: int) -> None:
+        self.task = task
+        self.fallback = fallback
+        self.compile_from = compile_from
+        self._calls: dict[Any, _Call | None] = {}
+        self._compiled: dict[Any, tuple[Program, Any, Trace]] = {}
+
+    def __call__(self, *arrays: Array | None) -> Any:
+        """Run the task on arrays in its data type, labels being int64."""
+        key = tuple([None if a is None else (a.shape, a.strides) for a in arrays])
+        try:
+            call = self._calls[key]
+        except KeyError:
+            call = self._prepare(key, arrays)
+        return self.fallback(*arrays) if call is None else call(arrays)
+
+    def _prepare(self, key: Any, arrays: tuple[Array | None, ...]) -> "_Call | None":
+        geometry = self._geometry(arrays)
+        call = None
+        if geometry is not None:
+            entries = math.prod(geometry.table)
+            variant = (geometry.kinds, geometry.across)
+            if entries < self.compile_from and not any(
+                known[:2] == variant for known in self._compiled
+            ):
+                return None  # not kept: the kernel may be there next time
+            contiguous = all(
+                a is not None and a.flags.c_contiguous and a.flags.aligned for a in arrays
+            )
+            call = self._call(geometry, contiguous)
+        if len(self._calls) >= MOST_CALLS:
+            self._calls.clear()
+        self._calls[key] = call
+        return call
+
+    def _geometry(self, arrays: Sequence[Array | None]) -> Geometry | None:
+        """Return how a kernel takes the arrays, or None if it does not."""
+        shapes = [a.shape for a in arrays if a is not None]
+        most = max(map(len, shapes))
+        try:
+            table = np.broadcast_shapes(*[s for s in shapes if len(s) == most])
+        except ValueError:
+            return None
+        axis = self.task.parameters.get("axis", -1)
+        if most < -axis or 0 in table or table[axis] >= 1 << 31:
+            return None
+        kinds = []
+        for array in arrays:
+            kind = None if array is None else self._kind(array, table, axis)
+            if kind is None and array is not None:
+                return None
+            kinds.append(kind)
+        flat = self.task.elementwise and set(kinds) <= {Kind.TABLE, Kind.NUMBER, None}
+        across = axis != -1 and not flat
+        return Geometry(table, axis, tuple(kinds), across, flat)
+
+    def _kind(self, array: Array, table: Shape, axis: int) -> Kind | None:
+        shape = array.shape
+        if array.size > 1 and not any(array.strides):
+            return Kind.NUMBER  # one number, broadcast
+        if shape == table:
+            return Kind.TABLE
+        if self.task.elementwise:
+            if array.size == 1:
+                return Kind.NUMBER
+            return Kind.COLUMN if shape == table[-1:] else None
+        if shape == without_axis(table, axis):
+            return Kind.ROW
+        place = len(table) + axis
+        return Kind.ROW_KEPT if shape == (*table[:place], 1, *table[place + 1 :]) else None
+
+    def _call(self, geometry: Geometry, contiguous: bool) -> "_Call | None":
+        length = PIECE if geometry.flat else geometry.table[geometry.axis]
+        try:
+            program, kernel, traced = self._kernel(geometry, length)
+        except UntraceableError:
+            return None
+        return _Call(self.task, geometry, program, kernel, traced, contiguous)
+
+    def _kernel(self, geometry: Geometry, length: int) -> tuple[Program, Any, Trace]:
+        lanes = 4 * WIDTH[self.task.dtype] if geometry.across else 1
+        row = length * lanes * self.task.dtype.itemsize
+        for roomy in (True, False):
+            key = (geometry.kinds, geometry.across, roomy)
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(geometry, roomy)
+            if self._compiled[key][0].scratch * row <= SCRATCH:
+                break
+        return self._compiled[key]
+
+    def _compile(self, geometry: Geometry, roomy: bool) -> tuple[Program, Any, Trace]:
+        from opsgrad.fusion import compiler
+
+        inputs = [
+            None
+            if kind is None
+            else Input(kind, INTEGER if name in self.task.labels else self.task.dtype)
+            for name, kind in zip(self.task.names, geometry.kinds, strict=True)
+        ]
+        traced = _trace(self.task, inputs)
+        program = schedule(traced, scratch=roomy)
+        width = WIDTH[self.task.dtype]
+
+        def text() -> str:
+            from opsgrad.fusion.llvm import Lanes, Printer
+
+            lanes = Lanes.ROWS if geometry.across else Lanes.COLUMNS
+            return Printer(program, inputs, lanes, width).print()
+
+        key = f"{program}\n{inputs}\n{self.task.dtype} {width} {geometry.across}"
+        kernel, call = compiler.load(key, text)
+        count = len(inputs) + len(program.outputs)
+        direct = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * (2 + count))
+        return program, (_SIGNATURE(kernel), direct(call)), traced
+
+
+_SIGNATURE = ctypes.CFUNCTYPE(
+    None, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+)
+
+
+class _Call:
+    """A compiled task for arrays of given shapes and strides."""
+
+    def __init__(
+        self,
+        task: Task,
+        geometry: Geometry,
+        program: Program,
+        kernel: Any,
+        traced: Trace,
+        contiguous: bool,
+    ) -> None:
+        self.task = task
+        self.geometry = geometry
+        self.program = program
+        self.kernel, self.direct = kernel
+        self.structure = traced.structure
+        table, axis = geometry.table, geometry.axis
+        place = len(table) + axis
+        kept = (*table[:place], 1, *table[place + 1 :])
+        shapes = {Kind.TABLE: table, Kind.ROW: without_axis(table, axis), Kind.ROW_KEPT: kept}
+        self.shapes = [shapes[kind] for kind in program.kinds]
+        self.kinds = (*geometry.kinds, *program.kinds)
+        size = task.dtype.itemsize
+        entries = math.prod(table)
+        if geometry.flat:
+            self.length = min(PIECE, entries)
+            self.rows, self.rest = divmod(entries, self.length)
+            self.outer = 1
+        else:
+            self.length, self.rest = table[axis], 0
+            self.outer = math.prod(table[:place]) if geometry.across else 1
+            self.rows = entries // self.length // self.outer
+        strides = []
+        for number, kind in enumerate(self.kinds):
+            strides.extend(self._strides(kind, self._size(number)))
+        self.strides = (ctypes.c_int64 * len(strides))(*strides)
+        across = 4 * WIDTH[task.dtype] if geometry.across else 1
+        self.strides_at = ctypes.addressof(self.strides)
+        self.scratch = program.scratch * self.length * size * across
+
+        self.simple = (
+            contiguous
+            and not self.rest
+            and self.outer == 1
+            and not self.scratch
+            and task.parameters.get("reduction", "none") == "none"
+            and entries < DIRECT
+        )
+        self.single = self.structure == 0
+
+    def _size(self, number: int) -> int:
+        """Return the bytes of an entry of an input or output."""
+        names = self.task.names
+        return (
+            8
+            if number < len(names) and names[number] in self.task.labels
+            else self.task.dtype.itemsize
+        )
+
+    def _strides(self, kind: Kind | None, size: int) -> tuple[int, int]:
+        """Return the strides of a contiguous array from row to row and from entry to entry."""
+        across = self.geometry.across
+        if kind is Kind.TABLE:
+            return (size, size * self.rows) if across else (size * self.length, size)
+        if kind in (Kind.ROW, Kind.ROW_KEPT):
+            return size, 0
+        return (0, size) if kind is Kind.COLUMN else (0, 0)
+
+    def __call__(self, arrays: tuple[Array | None, ...]) -> Any:
+        """Run the kernel on arrays of this geometry."""
+        if self.simple:
+            outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
+            self.direct(
+                0,
+                self.rows,
+                self.length,
+                self.strides_at,
+                None,
+                *map(id, arrays),
+                *map(id, outputs),
+            )
+            return outputs[0] if self.single else _nested(self.structure, outputs)
+        given = [
+            None if a is None else _contiguous(a, k)
+            for a, k in zip(arrays, self.kinds, strict=False)
+        ]
+        outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
+        every = (*given, *outputs)
+        pointers = (ctypes.c_void_p * len(every))(
+            *[0 if a is None else a.ctypes.data for a in every]
+        )
+        scratch = np.empty(self.scratch, np.int8)
+        for outer in range(self.outer):
+            if outer:
+                for number, (kind, array) in enumerate(zip(self.kinds, every, strict=True)):
+                    if array is not None and kind not in (Kind.NUMBER, Kind.COLUMN):
+                        pointers[number] = array.ctypes.data + outer * (array.nbytes // self.outer)
+            self.kernel(0, self.rows, self.length, pointers, self.strides, scratch.ctypes.data)
+        if self.rest:
+            self.kernel(
+                self.rows, self.rows + 1, self.rest, pointers, self.strides, scratch.ctypes.data
+            )
+        result = _nested(self.structure, outputs)
+        reduction = self.task.parameters.get("reduction", "none")
+        return result if reduction == "none" else reduced(np, result, reduction)
+
+
+def _contiguous(array: Array, kind: Kind | None) -> Array:
+    if kind is Kind.NUMBER or (array.flags.c_contiguous and array.flags.aligned):
+        return array
+    return np.array(array, order="C")
+
+
+def _nested(structure: Any, outputs: list[Array]) -> Any:
+    if isinstance(structure, tuple):
+        return tuple(_nested(one, outputs) for one in structure)
+    return None if structure is None else outputs[structure]

@@ -1,0 +1,251 @@
+"""Bodies and rules as row programs, and what the CPU engine makes of them."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import opsgrad as og
+from opsgrad.backends import _engine
+from opsgrad.conformance import TABLE, Row
+from opsgrad.fusion import cpu
+from opsgrad.fusion.program import schedule
+from opsgrad.fusion.trace import Input, Kind, UntraceableError, trace
+
+FLOAT = np.dtype(np.float32)
+TABLE_OF_FLOATS = Input(Kind.TABLE, FLOAT)
+
+needs_llvmlite = pytest.mark.skipif(
+    _engine.why_unavailable() is not None, reason="llvmlite is not installed"
+)
+
+
+# -- traces --------------------------------------------------------------------------------------
+
+
+def traced(body: Callable[..., Any], *inputs: Input, **parameters: Any) -> Any:
+    return trace(body, inputs or (TABLE_OF_FLOATS,), parameters, FLOAT)
+
+
+UNTRACEABLE: dict[str, Callable[..., Any]] = {
+    "it calls matmul": lambda xp, x: xp.matmul(x, x),
+    "it decides by the values of an array": lambda xp, x: x if xp.sum(x, axis=-1) > 0 else -x,
+    "it computes with the number of columns": lambda xp, x: x * float(x.shape[-1]),
+    "it computes with the number of rows": lambda xp, x: x * math.prod(x.shape),
+    "it picks out a part of an array": lambda xp, x: x[..., 0],
+    "its sum runs along another axis than the op": lambda xp, x: xp.sum(x, axis=0),
+    "its sum runs along None": lambda xp, x: xp.sum(x),
+    "it changes the shape of an array": lambda xp, x: xp.reshape(x, (-1,)),
+    "it broadcasts an array in a way of its own": lambda xp, x: x + xp.sum(x, axis=-1),
+    "it returns 1.0": lambda xp, x: 1.0,
+    "tracing it raised": lambda xp, x: x.no_such_thing,
+}
+
+
+@pytest.mark.parametrize("words", UNTRACEABLE)
+def test_what_cannot_be_traced_says_so(words: str) -> None:
+    with pytest.raises(UntraceableError, match=words):
+        traced(UNTRACEABLE[words])
+
+
+def test_equal_steps_are_one() -> None:
+    graph = traced(lambda xp, x: xp.exp(x) + xp.exp(x) * xp.exp(x)).graph
+    assert sum(node.kind == "exp" for node in graph.nodes) == 1
+
+
+def test_zeros_of_either_sign_are_two() -> None:
+    graph = traced(lambda xp, x: xp.where(x > 0, x * 0.0, x * -0.0)).graph
+    assert sum(node.kind == "constant" for node in graph.nodes) == 3 - 1
+
+
+SOFTMAX = """\
+phase 0, along the row:
+  s1 = max(input0)
+phase 1, along the row:
+    v2 = subtract(input0, s1)
+    v3 = exp(v2)
+    keep v3 in output0
+  s4 = sum(v3)
+phase 2, along the row:
+    v3 as kept
+    v5 = divide(v3, s4)
+    output0 = v5"""
+
+
+def plain_softmax(xp: Any, x: Any) -> Any:
+    e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+    return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+def test_a_program_prints_itself() -> None:
+    assert str(schedule(traced(plain_softmax))) == SOFTMAX
+
+
+def test_without_scratch_memory_things_are_computed_again() -> None:
+    def body(xp: Any, x: Any) -> Any:
+        e = xp.exp(x)
+        return xp.sum(e / xp.sum(e, axis=-1, keepdims=True), axis=-1)
+
+    roomy, tight = schedule(traced(body)), schedule(traced(body), scratch=False)
+    assert roomy.scratch == 1
+    assert tight.scratch == 0
+    assert "keep" not in str(tight)
+
+
+# -- the engine ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile for arrays of any size, with nothing compiled before."""
+    monkeypatch.setattr(_engine, "FROM", 1)
+    monkeypatch.setattr(_engine, "_known", {})
+    yield
+
+
+def plain(op: Any, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+    """Return value and gradients from the bodies as they are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_engine, "FROM", math.inf)
+        patch.setattr(_engine, "_known", {})
+        return both(op, arrays, params)
+
+
+def both(op: Any, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+    value, pull = og.vjp(op, *arrays, **params)
+    cotangent = np.cos(np.arange(value.size)).reshape(value.shape).astype(value.dtype)
+    return value, *pull(cotangent)
+
+
+def agree(fused: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
+    for one, other in zip(fused, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.shape == other.shape
+            assert one.dtype == other.dtype
+            tolerance = 64 * float(np.finfo(one.dtype).eps)
+            scale = float(np.max(np.abs(other), initial=0.0, where=np.isfinite(other)))
+            np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * scale)
+
+
+LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 100, 127, 1537)
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
+def test_every_op_agrees_with_its_body_for_rows_of_any_length(row: Row, dtype: str) -> None:
+    for length in LENGTHS if row.has_axis else LENGTHS[2:]:
+        rng = np.random.default_rng(length)
+        arrays = row.sample(rng, (3, length), -1)
+        arrays = [a if a.dtype.kind in "iu" else a.astype(dtype) for a in arrays]
+        params = dict(row.variants[0])
+        agree(both(row.op, tuple(arrays), params), plain(row.op, tuple(arrays), params))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("shape", [(5, 70), (7, 3), (4, 6, 33), (2, 5, 100)])
+@pytest.mark.parametrize("row", [r for r in TABLE.values() if r.has_axis], ids=lambda r: r.name)
+def test_every_axis(row: Row, shape: tuple[int, ...]) -> None:
+    for axis in range(-len(shape), 0):
+        arrays = tuple(row.sample(np.random.default_rng(axis % 7), shape, axis))
+        params = dict(row.variants[0]) | {"axis": axis}
+        agree(both(row.op, arrays, params), plain(row.op, arrays, params))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_strided_arrays_are_taken_in() -> None:
+    x = np.random.default_rng(0).standard_normal((40, 60))
+    for view in (x[::2], x[:, ::3], x[::-1, ::-1], x.T, np.broadcast_to(x[0], (5, 60))):
+        for op in (og.softmax, og.sigmoid, og.relumax):
+            agree(both(op, (view,), {}), plain(op, (view,), {}))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "size", [1, 100, cpu.PIECE - 1, cpu.PIECE, cpu.PIECE + 1, 3 * cpu.PIECE + 5]
+)
+def test_elementwise_ops_of_any_size(size: int) -> None:
+    x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    agree(both(og.sigmoid, (x,), {}), plain(og.sigmoid, (x,), {}))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_long_rows_take_no_scratch_memory() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 300_001)).astype(np.float32)
+    agree(both(og.relumax, (x,), {}), plain(og.relumax, (x,), {}))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_sums_of_long_rows_keep_their_digits() -> None:
+    x = np.zeros((1, 10_000_000), np.float32)
+    assert og.softmax(x)[0, 0] == np.float32(1e-7)
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_an_op_of_ones_own_is_fused() -> None:
+    @og.op
+    def clipped_softmax(xp: Any, x: Any, /, *, temperature: float = 1.0, axis: int = -1) -> Any:
+        z = xp.clip(x / temperature, -8.0, 8.0)
+        e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))
+        return e / xp.sum(e, axis=axis, keepdims=True)
+
+    @clipped_softmax.vjp_rule(keeps=("x", "y"))
+    def _(xp: Any, x: Any, y: Any, g: Any, /, *, temperature: float, axis: int) -> Any:
+        inside = (x > -8.0 * temperature) & (x < 8.0 * temperature)
+        slope = y * (g - xp.sum(y * g, axis=axis, keepdims=True)) / temperature
+        return xp.where(inside, slope, xp.zeros_like(slope))
+
+    x = np.random.default_rng(0).standard_normal((50, 90))
+    params = {"temperature": 0.1}
+    agree(both(clipped_softmax, (x,), params), plain(clipped_softmax, (x,), params))
+    assert "compiled" in og.which_backend(clipped_softmax, x).engines["value"]
+    assert len(_engine._known) == 2
+
+
+@needs_llvmlite
+def test_small_arrays_run_as_written_until_a_large_one_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_engine, "_known", {})
+    small, large = np.zeros((4, 4), np.float32), np.zeros((200, 200), np.float32)
+    og.softmax(small)
+    assert not _engine._known
+    og.softmax(large)
+    (fused,) = _engine._known.values()
+    calls = len(fused._calls)
+    og.softmax(small)
+    assert len(fused._calls) == calls + 1
+
+
+def test_without_llvmlite_bodies_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "why_unavailable", lambda: "llvmlite is not installed")
+    og.softmax._planner.describe()  # forget the plans
+    try:
+        x = np.zeros((300, 300))
+        assert og.softmax(x)[0, 0] == pytest.approx(1 / 300)
+        assert "llvmlite is not installed" in og.which_backend(og.softmax, x).engines["value"]
+    finally:
+        og.softmax._planner.describe()
+
+
+@needs_llvmlite
+def test_the_conformance_suite_passes_through_the_engine() -> None:
+    chosen = "points or values or properties"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
+    command += ["--pyargs", "opsgrad.conformance", "--backend", "numpy"]
+    settings = os.environ | {"OPSGRAD_FUSE_FROM": "1"}
+    run = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1800)
+    assert run.returncode == 0, run.stdout[-5000:]

@@ -197,7 +197,7 @@ class Fused:
             return Printer(program, inputs, lanes, width).print()
 
         key = f"{program}\n{inputs}\n{self.task.dtype} {width} {geometry.across}"
-        kernel, call = compiler.load(key, text)
+        kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
         direct = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * (2 + count))
         return program, (_SIGNATURE(kernel), direct(call)), traced

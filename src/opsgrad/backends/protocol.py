@@ -48,9 +48,21 @@ def run_quietly(
 def frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, type, Any, float], ...]:
     """Return parameters as a key that tells apart what compares equal: True, 1, 1.0; 0.0, -0.0."""
     return tuple(
-        (name, type(value), value, math.copysign(1.0, value) if isinstance(value, float) else 1.0)
-        for name, value in parameters.items()
+        [
+            # NumPy's own numbers as Python's: torch.compile takes them for arrays, without a hash.
+            (
+                name,
+                type(value),
+                value.item() if isinstance(value, np.generic) else value,
+                _sign(value),
+            )
+            for name, value in parameters.items()
+        ]
     )
+
+
+def _sign(value: Any) -> float:
+    return math.copysign(1.0, value) if isinstance(value, float) else 1.0
 
 
 def thawed(key: Any) -> dict[str, Any]:

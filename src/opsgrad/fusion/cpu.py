@@ -313,7 +313,10 @@ class _Call:
             )
         result = _nested(self.structure, outputs)
         reduction = self.task.parameters.get("reduction", "none")
-        return result if reduction == "none" else reduced(np, result, reduction)
+        if reduction == "none":
+            return result
+        with np.errstate(all="ignore"):
+            return reduced(np, result, reduction)
 
 
 def _contiguous(array: Array, kind: Kind | None) -> Array:

@@ -157,6 +157,19 @@ class Functions:
         value = b.fmul(value, self._power_of_two(half))
         return b.fmul(value, self._power_of_two(b.sub(count, half)))
 
+    def exp2(self, x: Any) -> Any:
+        b = self.builder
+        low, high = (bound / LN2 for bound in self.form.exp_range)
+        x = self._within(x, low, high)
+        magic = self.number(1.5 * 2.0**self.form.mantissa)
+        shifted = b.fadd(x, magic)
+        rest = b.fmul(b.fsub(x, b.fsub(shifted, magic)), self.number(LN2))
+        count = b.sub(self.bits(shifted), self.bits(magic))
+        value = b.fadd(self.number(1.0), self._expm1_of_rest(rest))
+        half = b.ashr(count, self.whole(1))
+        value = b.fmul(value, self._power_of_two(half))
+        return b.fmul(value, self._power_of_two(b.sub(count, half)))
+
     def expm1(self, x: Any) -> Any:
         b = self.builder
         low, high = self.form.exp_range
@@ -348,6 +361,7 @@ UNARY: dict[str, Callable[[Functions, Any], Any]] = {
     "sqrt": lambda f, x: f.call("sqrt", x),
     "negative": lambda f, x: f.builder.fneg(x),
     "exp": Functions.exp,
+    "exp2": Functions.exp2,
     "expm1": Functions.expm1,
     "log": Functions.log,
     "log1p": Functions.log1p,

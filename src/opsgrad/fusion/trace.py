@@ -140,6 +140,29 @@ TESTS = {"isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_not
 
 def elementwise(kind: str, *operands: Any) -> Symbol:
     """Record an elementwise function of symbols and Python numbers."""
+    if kind == "pow":
+        return _power(*operands)
+    return _record(kind, *operands)
+
+
+def _power(base: Any, exponent: Any) -> Symbol:
+    """Record a power: of 2, which is exact for whole exponents, a square, or any other."""
+    if _constant(base) == 2.0:
+        return _record("exp2", exponent)
+    if _constant(exponent) == 2.0:
+        return _record("multiply", base, base)
+    return _record("pow", base, exponent)
+
+
+def _constant(operand: Any) -> float | None:
+    """Return the number that an operand is everywhere, if it is one."""
+    if isinstance(operand, Symbol):
+        node = operand.graph.nodes[operand.number]
+        return node.detail if node.kind == "constant" else None
+    return float(operand)
+
+
+def _record(kind: str, *operands: Any) -> Symbol:
     symbols = [one for one in operands if isinstance(one, Symbol)]
     graph = symbols[0].graph
     values = symbols[1:] if kind == "where" else symbols

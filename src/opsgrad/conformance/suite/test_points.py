@@ -39,12 +39,18 @@ def check_point(row: Row, point: Point, target: Target, dtype: str, *, op: Any =
     eps = float(np.finfo(dtype).eps)
     tiny = float(np.finfo(dtype).tiny) if target.capabilities.flushes_subnormals else 0.0
 
-    def hold(got: Any, expected: Any, role: str, ulps: float) -> None:
+    def hold(got: Any, expected: Any, role: str, ulps: float, along: Any = 0.0) -> None:
+        most = np.max(np.abs(along), initial=0.0, where=np.abs(along) < 1e30)
+        floor = 16 * eps**2 * float(most) if row.has_floor else 0.0
         expected = np.asarray(expected, dtype=dtype)
         assert got.dtype == dtype
         assert got.shape == expected.shape, (role, point.why)
         np.testing.assert_allclose(
-            got, expected, rtol=ulps * eps, atol=tiny, err_msg=f"{role}: {point.why}"
+            got,
+            expected,
+            rtol=ulps * eps,
+            atol=max(tiny, floor),
+            err_msg=f"{role}: {point.why}",
         )
 
     bound = row.value_bound(**own_params(point.params)) + 2
@@ -56,13 +62,13 @@ def check_point(row: Row, point: Point, target: Target, dtype: str, *, op: Any =
         gradients = loud(call_vjp, op, target, arrays, g, point.params)
         for gradient, expected in zip(gradients, point.gradients, strict=True):
             if expected is not None:
-                hold(gradient, expected, "vjp", row.gradient_ulp + 2)
+                hold(gradient, expected, "vjp", row.gradient_ulp + 2, g)
     if point.tangents is not None and point.derivative is not None:
         tangents = [
             None if tangent is None else put(tangent, dtype, "x") for tangent in point.tangents
         ]
         got = loud(call_jvp, op, target, arrays, tangents, point.params)
-        hold(got, point.derivative, "jvp", row.gradient_ulp + 2)
+        hold(got, point.derivative, "jvp", row.gradient_ulp + 2, tangents[0])
 
 
 @pytest.mark.parametrize(("row", "point"), POINTS)

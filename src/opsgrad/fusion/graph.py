@@ -7,7 +7,9 @@ import numpy as np
 
 REDUCTIONS = ("sum", "max", "min")
 
-EXPENSIVE = frozenset(("exp", "exp2", "expm1", "log", "log1p", "log2", "tanh", "pow", "divide", "sqrt"))
+EXPENSIVE = frozenset(
+    ("exp", "exp2", "expm1", "log", "log1p", "log2", "tanh", "pow", "divide", "sqrt")
+)
 """Functions worth keeping a result of, rather than computing it twice."""
 
 

@@ -6,15 +6,14 @@ the same entry of neighbouring rows. Tails are masked, so that rows of any lengt
 
 import enum
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
 from opsgrad.fusion.functions import BINARY, COMPARISONS, FORMATS, I1, I32, I64, UNARY, Functions
-from opsgrad.fusion.graph import REDUCTIONS, Node
+from opsgrad.fusion.graph import Node
 from opsgrad.fusion.program import Phase, Place, Program
 from opsgrad.fusion.trace import BOOLEAN, INTEGER, Kind
 

@@ -311,15 +311,42 @@ def _function(kind: str, operands: int) -> Callable[..., Symbol]:
     return function
 
 
-for _kind in (
-    "abs ceil exp expm1 floor isfinite isinf isnan log log1p log2 logical_not negative sqrt tanh "
-    "trunc"
-).split():
+for _kind in [
+    "abs",
+    "ceil",
+    "exp",
+    "expm1",
+    "floor",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "log",
+    "log1p",
+    "log2",
+    "logical_not",
+    "negative",
+    "sqrt",
+    "tanh",
+    "trunc",
+]:
     setattr(Tracer, _kind, _function(_kind, 1))
-for _kind in (
-    "add divide equal greater greater_equal less less_equal logical_and logical_or maximum minimum "
-    "multiply not_equal pow subtract"
-).split():
+for _kind in [
+    "add",
+    "divide",
+    "equal",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "logical_and",
+    "logical_or",
+    "maximum",
+    "minimum",
+    "multiply",
+    "not_equal",
+    "pow",
+    "subtract",
+]:
     setattr(Tracer, _kind, _function(_kind, 2))
 
 

@@ -12,7 +12,7 @@ from opsgrad._signature import Role
 from opsgrad._typing import Array
 from opsgrad.backends.protocol import Kernel, Work, frozen
 
-FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", 1 << 14))
+FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
 
 _known: dict[Any, Any] = {}

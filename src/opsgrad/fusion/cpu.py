@@ -3,11 +3,12 @@
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from opsgrad._arrays import reduced, without_axis
+from opsgrad._typing import Namespace
 from opsgrad.fusion.program import Program, schedule
 from opsgrad.fusion.trace import FLOATING, INTEGER, Input, Kind, Trace, UntraceableError, trace
 
@@ -241,7 +242,7 @@ class _Call:
             self.length, self.rest = table[axis], 0
             self.outer = math.prod(table[:place]) if geometry.across else 1
             self.rows = entries // self.length // self.outer
-        strides = []
+        strides: list[int] = []
         for number, kind in enumerate(self.kinds):
             strides.extend(self._strides(kind, self._size(number)))
         self.strides = (ctypes.c_int64 * len(strides))(*strides)
@@ -316,7 +317,7 @@ class _Call:
         if reduction == "none":
             return result
         with np.errstate(all="ignore"):
-            return reduced(np, result, reduction)
+            return reduced(cast("Namespace", np), result, reduction)
 
 
 def _contiguous(array: Array, kind: Kind | None) -> Array:

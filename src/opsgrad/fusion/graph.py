@@ -8,7 +8,7 @@ import numpy as np
 REDUCTIONS = ("sum", "max", "min")
 
 EXPENSIVE = frozenset(
-    ("exp", "exp2", "expm1", "log", "log1p", "log2", "tanh", "pow", "divide", "sqrt")
+    ("divide", "exp", "exp2", "expm1", "log", "log1p", "log2", "pow", "sqrt", "tanh")
 )
 """Functions worth keeping a result of, rather than computing it twice."""
 

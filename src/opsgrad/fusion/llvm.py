@@ -1,7 +1,7 @@
 """A row program printed as LLVM instructions.
 
-Vectors hold neighbours in memory: mostly entries of one row, or, where the axis is not the last one,
-the same entry of neighbouring rows. Tails are masked, so that rows of any length take the same way.
+Vectors hold neighbours in memory: mostly entries of one row, or, where the axis is not the last
+one, the same entry of neighbouring rows. Tails are masked: rows of any length take the same way.
 """
 
 import enum

@@ -47,7 +47,7 @@ class Program(NamedTuple):
 
     def __str__(self) -> str:
         """Return the program as a reader wants it: a line for each step."""
-        return "\n".join(_lines(self))
+        return "\n".join(_Listing(self).lines())
 
 
 def schedule(trace: Trace, *, scratch: bool = True) -> Program:
@@ -156,48 +156,61 @@ def _places(
     return places
 
 
-def _lines(program: Program) -> Iterator[str]:
-    nodes = program.graph.nodes
-    shown: set[int] = set()
+class _Listing:
+    """A program in words."""
 
-    def name(number: int) -> str:
-        node = nodes[number]
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.nodes = program.graph.nodes
+        self.shown: set[int] = set()
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines."""
+        for count, phase in enumerate(self.program.phases):
+            yield from self._once(n for step in phase.steps for n in self.nodes[step].arguments)
+            yield f"phase {count}, along the row:"
+            yield from self._phase(phase)
+        for number, kind in enumerate(self.program.kinds):
+            if kind is not Kind.TABLE:
+                node = self.program.outputs[number]
+                yield from self._once((node,))
+                yield f"  output{number} = {self._name(node)}"
+
+    def _once(self, roots: Iterable[int]) -> Iterator[str]:
+        """Yield the steps that are taken once for a row, for what `roots` need."""
+        nodes = self.nodes
+        cone = self.program.graph.cone(tuple(roots), lambda n: n in self.shown or nodes[n].columns)
+        for number in cone:
+            fresh = not nodes[number].columns and number not in self.shown
+            if fresh and nodes[number].arguments:
+                self.shown.add(number)
+                yield f"  {self._step(number)}"
+
+    def _phase(self, phase: Phase) -> Iterator[str]:
+        again = {n for n in phase.steps if n in self.program.places and n in self.shown}
+        for number in phase.steps:
+            if number in again:
+                yield f"    {self._name(number)} as kept"
+            elif self.nodes[number].arguments:
+                yield f"    {self._step(number)}"
+        self.shown.update(phase.steps)
+        for number, place in phase.kept:
+            where = "output" if place.output else "scratch"
+            yield f"    keep {self._name(number)} in {where}{place.number}"
+        for number in phase.reductions:
+            self.shown.add(number)
+            yield f"  {self._step(number)}"
+        for number in phase.stored:
+            yield f"    output{number} = {self._name(self.program.outputs[number])}"
+
+    def _name(self, number: int) -> str:
+        node = self.nodes[number]
         if node.kind == "constant":
             return repr(node.detail)
         if node.kind in ("input", "length", "index"):
             return f"{node.kind}{'' if node.detail is None else node.detail}"
         return f"{'v' if node.columns else 's'}{number}"
 
-    def step(number: int) -> str:
-        node = nodes[number]
-        return f"{name(number)} = {node.kind}({', '.join(map(name, node.arguments))})"
-
-    def once(roots: Iterable[int]) -> Iterator[str]:
-        """Yield the steps that are taken once for a row, for what `roots` need."""
-        for number in program.graph.cone(tuple(roots), lambda n: n in shown or nodes[n].columns):
-            if not nodes[number].columns and nodes[number].arguments and number not in shown:
-                shown.add(number)
-                yield f"  {step(number)}"
-
-    for count, phase in enumerate(program.phases):
-        yield from once(n for number in phase.steps for n in nodes[number].arguments)
-        yield f"phase {count}, along the row:"
-        again = {n for n in phase.steps if n in program.places and n in shown}
-        for number in phase.steps:
-            if number in again:
-                yield f"    {name(number)} as kept"
-            elif nodes[number].arguments:
-                yield f"    {step(number)}"
-        shown.update(phase.steps)
-        for number, place in phase.kept:
-            where = "output" if place.output else "scratch"
-            yield f"    keep {name(number)} in {where}{place.number}"
-        for number in phase.reductions:
-            shown.add(number)
-            yield f"  {step(number)}"
-        for number in phase.stored:
-            yield f"    output{number} = {name(program.outputs[number])}"
-    for number, kind in enumerate(program.kinds):
-        if kind is not Kind.TABLE:
-            yield from once((program.outputs[number],))
-            yield f"  output{number} = {name(program.outputs[number])}"
+    def _step(self, number: int) -> str:
+        node = self.nodes[number]
+        return f"{self._name(number)} = {node.kind}({', '.join(map(self._name, node.arguments))})"

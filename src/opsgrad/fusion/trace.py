@@ -1,14 +1,14 @@
 """An array API namespace over symbols: running a body on it records what the body computes.
 
-Arrays are taken as a table of rows and columns, whatever their shape: the axis that an op runs along
-is the columns, all the others together are the rows. So one trace serves every shape, and an array
-is one of four kinds: a whole table, one number for each row, one number for each column, one number.
+Arrays are taken as a table of rows and columns, whatever their shape: the axis that an op runs
+along is the columns, all the others together are the rows. So one trace serves every shape, and an
+array is a whole table, or has one number for each row or each column, or is one number.
 """
 
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class UntraceableError(Exception):
 class Extent(int):
     """A length that is not known: neither 0 nor 1, equal to itself alone, and no number."""
 
-    def __new__(cls, name: str) -> "Extent":
+    def __new__(cls, name: str) -> Self:
         extent = super().__new__(cls, 2)
         extent.name = name
         return extent
@@ -76,10 +76,16 @@ class Symbol:
     def ndim(self) -> int:
         return len(self.shape)
 
+    def __neg__(self) -> "Symbol":
+        return elementwise("negative", self)
+
+    def __invert__(self) -> "Symbol":
+        return elementwise("logical_not", self)
+
     def __bool__(self) -> bool:
         raise UntraceableError("it decides by the values of an array")
 
-    __float__ = __int__ = __index__ = __bool__  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __bool__
 
     def __getitem__(self, key: Any) -> "Symbol":
         keys = key if isinstance(key, tuple) else (key,)
@@ -101,8 +107,8 @@ class Symbol:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _operator(name: str, *, swapped: bool = False) -> Callable[[Symbol, Any], Symbol]:
-    def method(self: Symbol, other: Any) -> Symbol:
+def _operator(name: str, *, swapped: bool = False) -> Callable[[Symbol, Any], Any]:
+    def method(self: Symbol, other: Any) -> Any:
         if not isinstance(other, Symbol | int | float | np.generic):
             return NotImplemented
         one, two = (other, self) if swapped else (self, other)
@@ -131,8 +137,6 @@ for _name, _kind in {
     "ne": "not_equal",
 }.items():
     setattr(Symbol, f"__{_name}__", _operator(_kind))
-Symbol.__neg__ = lambda self: elementwise("negative", self)  # type: ignore[attr-defined]
-Symbol.__invert__ = lambda self: elementwise("logical_not", self)  # type: ignore[attr-defined]
 
 COMPARISONS = {"less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
 TESTS = {"isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_not"}
@@ -311,42 +315,13 @@ def _function(kind: str, operands: int) -> Callable[..., Symbol]:
     return function
 
 
-for _kind in [
-    "abs",
-    "ceil",
-    "exp",
-    "expm1",
-    "floor",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "log",
-    "log1p",
-    "log2",
-    "logical_not",
-    "negative",
-    "sqrt",
-    "tanh",
-    "trunc",
-]:
+_UNARY = """abs ceil exp expm1 floor isfinite isinf isnan log log1p log2 logical_not negative
+    sqrt tanh trunc"""
+_BINARY = """add divide equal greater greater_equal less less_equal logical_and logical_or maximum
+    minimum multiply not_equal pow subtract"""
+for _kind in _UNARY.split():
     setattr(Tracer, _kind, _function(_kind, 1))
-for _kind in [
-    "add",
-    "divide",
-    "equal",
-    "greater",
-    "greater_equal",
-    "less",
-    "less_equal",
-    "logical_and",
-    "logical_or",
-    "maximum",
-    "minimum",
-    "multiply",
-    "not_equal",
-    "pow",
-    "subtract",
-]:
+for _kind in _BINARY.split():
     setattr(Tracer, _kind, _function(_kind, 2))
 
 

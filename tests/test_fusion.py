@@ -1,5 +1,6 @@
 """Bodies and rules as row programs, and what the CPU engine makes of them."""
 
+import functools
 import math
 import os
 import subprocess
@@ -250,3 +251,16 @@ def test_the_conformance_suite_passes_through_the_engine() -> None:
         command, check=False, env=settings, capture_output=True, text=True, timeout=1800
     )
     assert run.returncode == 0, run.stdout[-5000:]
+
+
+@needs_llvmlite
+def test_warmup_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "_known", {})
+    og.warmup([og.softmax, functools.partial(og.relumax, b=2.0)], dtypes=["float32"])
+    assert len(_engine._known) == 4
+    assert all(isinstance(one, cpu.Fused) and one._compiled for one in _engine._known.values())
+    og.warmup(og.dense)
+    with pytest.raises(TypeError, match="warmup: takes an op"):
+        og.warmup([np.exp])
+    with pytest.raises(TypeError, match="warmup: takes single ops"):
+        og.warmup(og.chain(og.relu))

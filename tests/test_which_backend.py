@@ -108,8 +108,22 @@ def test_parameters_of_a_partial_count() -> None:
 def test_every_op_has_its_roles(row: Row, rng: np.random.Generator) -> None:
     choice = og.which_backend(row.op, *sample(row, rng, (3, 4)), **row.variants[0])
     assert list(choice.engines) == ["value", "vjp", "jvp"]
-    assert choice.engines["value"].startswith("the body as it is written, because ")
-    assert choice.engines["vjp"].startswith("the rule as it is written, because ")
+    for engine in choice.engines.values():
+        words = ("a compiled loop", "as it is written, because no kernel", "the body", "the rule")
+        assert engine.startswith(words)
+
+
+def test_what_has_no_kernel_says_why() -> None:
+    pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    choice = og.which_backend(og.dense, np.ones((2, 3)), np.ones((3, 4)))
+    assert all("it calls matmul" in engine for engine in choice.engines.values())
+
+    @og.op
+    def reverse(xp: Any, x: Any, /) -> Any:
+        return xp.flip(x)
+
+    engine = og.which_backend(reverse, [1.0]).engines["value"]
+    assert engine == "the body as it is written, because kernels are for what runs row by row"
 
 
 def test_an_op_without_rules() -> None:

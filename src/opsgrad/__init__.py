@@ -17,6 +17,7 @@ from opsgrad._errors import (
 )
 from opsgrad._op import op
 from opsgrad._transforms import jacobian, jvp, value_and_grad, vjp
+from opsgrad._warmup import warmup
 from opsgrad._which import which_backend
 from opsgrad.backends import Backend, backends, to_numpy, use_backend
 from opsgrad.ops.activations import (
@@ -98,5 +99,6 @@ __all__ = [
     "use_backend",
     "value_and_grad",
     "vjp",
+    "warmup",
     "which_backend",
 ]

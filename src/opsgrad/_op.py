@@ -126,9 +126,9 @@ class Op(Differentiable, Generic[P]):
     @overload
     def __call__(self, *arrays: Any, backend: str | None, **parameters: Any) -> Any: ...
     def __call__(self, *arrays: Any, **parameters: Any) -> Any:
-        backend = parameters.pop("backend", None)
+        backend = parameters.pop("backend", None) if parameters else None
         plan, placed = self._planner.plan(arrays, parameters, backend)
-        if plan.backend.records(placed):
+        if plan.may_record and plan.backend.records(placed):
             value = plan.backend.recorded(self._autodiff(plan), placed)
         else:
             value, _ = plan.value(self._body, placed)

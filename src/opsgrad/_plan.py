@@ -86,6 +86,8 @@ class Plan:
     rowwise: bool
     exact: bool
     """Whether every array is already in the data type that the body computes in."""
+    may_record: bool
+    """Whether the library has an autodiff of its own that might be watching."""
     kernels: dict[str, Kernel | str] = field(default_factory=dict)
 
     @property
@@ -462,6 +464,7 @@ class Planner:
             elementwise=self.elementwise,
             rowwise=self.rowwise,
             exact=exact,
+            may_record=type(call.target).records is not Backend.records,
         )
 
 
@@ -496,25 +499,32 @@ def _key(
     given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
 ) -> Hashable | None:
     """Return all that a plan depends on, or None if it cannot be said in short."""
-    for described in (_array_key, _array_key_of_words):
-        try:
-            key: Hashable = (
-                backend,
-                backend_in_force(),
-                frozen(parameters) if parameters else (),
-                *[None if a is None else described(a) for a in given],
-            )
-            hash(key)
-        except (AttributeError, TypeError):
-            continue
-        return key
-    return None  # a list, a number, or a parameter without a hash
+    own = frozen(parameters) if parameters else ()
+    try:
+        # Written out, because every call comes through here.
+        if len(given) == 1:
+            (x,) = given
+            key: Hashable = backend, backend_in_force(), own, type(x), x.dtype, x.shape, x.device
+        else:
+            described = [
+                None if x is None else (type(x), x.dtype, x.shape, x.device) for x in given
+            ]
+            key = (backend, backend_in_force(), own, *described)
+        hash(key)
+    except (AttributeError, TypeError):
+        return _key_in_words(given, own, backend)
+    return key
 
 
-def _array_key(array: Array) -> Hashable:
-    return type(array), array.dtype, array.shape, getattr(array, "device", None)
-
-
-def _array_key_of_words(array: Array) -> Hashable:
-    # CuPy's devices have no hash.
-    return type(array), array.dtype, array.shape, str(getattr(array, "device", None))
+def _key_in_words(given: tuple[Any, ...], own: Hashable, backend: str | None) -> Hashable | None:
+    """Return the key of arrays whose device is not told, or has no hash as CuPy's."""
+    try:
+        described = [
+            None if x is None else (type(x), x.dtype, x.shape, str(getattr(x, "device", None)))
+            for x in given
+        ]
+        key = (backend, backend_in_force(), own, *described)
+        hash(key)
+    except (AttributeError, TypeError):  # a list, a number, or a parameter without a hash
+        return None
+    return key

@@ -51,14 +51,21 @@ class _Offered:
         self.fallback = fallback
         self.key = (work.function, frozen(work.parameters), np.dtype(work.dtype), work.names)
         hash(self.key)
+        self._compiled: Any = None
+        self._seen = -1
 
     def __call__(self, *arrays: Array | None) -> Any:
-        fused = _known.get(self.key)
-        if fused is None:
-            if all(array is None or array.size < FROM for array in arrays):
+        if len(_known) != self._seen:  # something was compiled since: perhaps this
+            self._seen = len(_known)
+            self._compiled = _known.get(self.key)
+        if self._compiled is None:
+            for array in arrays:
+                if array is not None and array.size >= FROM:
+                    self._compiled = self._fused()
+                    break
+            else:
                 return self.fallback(*arrays)
-            fused = self._fused()
-        return fused(*arrays)
+        return self._compiled(*arrays)
 
     @functools.cached_property
     def task(self) -> Any:

@@ -264,3 +264,27 @@ def test_warmup_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
         og.warmup([np.exp])
     with pytest.raises(TypeError, match="warmup: takes single ops"):
         og.warmup(og.chain(og.relu))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_a_parameter_that_changes_all_the_time_is_not_compiled_each_time() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 30))
+    for step in range(_engine.MOST_PARAMETERS + 5):
+        b = 1.0 + step / 8.0
+        agree((og.relumax(x, b=b),), (plain(og.relumax, (x,), {"b": b})[0],))
+    compiled = [one for one in _engine._known.values() if isinstance(one, cpu.Fused)]
+    assert len(compiled) == _engine.MOST_PARAMETERS
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_where_llvm_refuses_the_body_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opsgrad.fusion import compiler
+
+    def refuse(*arguments: Any) -> Any:
+        raise RuntimeError("no memory that may be run")
+
+    monkeypatch.setattr(compiler, "load_all", refuse)
+    x = np.random.default_rng(0).standard_normal((4, 30))
+    agree(both(og.softmax, (x,), {}), plain(og.softmax, (x,), {}))

@@ -15,8 +15,13 @@ from opsgrad.backends.protocol import Kernel, Work, frozen
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
 
+MOST_PARAMETERS = 16
+"""So many parameter sets of a body or rule are compiled. Who changes one from step to step, as in
+annealing, would wait for the compiler each time: from then on it runs as it is written."""
+MOST_KNOWN = 4096
+
 _known: dict[Any, Any] = {}
-"""The compiled bodies and rules, by what they compute."""
+"""The compiled bodies and rules, by what they compute; what runs as it is written is there too."""
 
 
 @functools.cache
@@ -85,10 +90,12 @@ class _Offered:
     def _fused(self) -> Any:
         from opsgrad.fusion import cpu
 
-        made = (
-            self.fallback if cpu.why_not(self.task) else cpu.Fused(self.task, self.fallback, FROM)
-        )
-        return _known.setdefault(self.key, made)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        alike = sum(key[0] is self.work.function for key in _known)
+        if alike >= MOST_PARAMETERS or cpu.why_not(self.task):
+            return _known.setdefault(self.key, self.fallback)
+        return _known.setdefault(self.key, cpu.Fused(self.task, self.fallback, FROM))
 
     def words(self) -> str:
         """Say what runs."""

@@ -163,7 +163,7 @@ class Fused:
         length = PIECE if geometry.flat else geometry.table[geometry.axis]
         try:
             program, kernel, traced = self._kernel(geometry, length)
-        except UntraceableError:
+        except (UntraceableError, RuntimeError):  # LLVM, or the system, may refuse
             return None
         return _Call(self.task, geometry, program, kernel, traced, contiguous)
 

@@ -64,6 +64,8 @@ def _body(case: Case, given: Inputs) -> Mapping[str, Call]:
     backend: Any = og.backends()["numpy"]
     reduction = {"reduction": "mean"} if case.role == LOSS else {}
     parameters = op.signature.complete({**keywords, **reduction})
+    if "axis" in parameters:
+        parameters["axis"] = op.signature.place_axis(parameters["axis"], given.arrays[0].shape)
     rule = op.rule("vjp")
     taken = {name: parameters[name] for name in rule.takes}
     named = dict(zip(op.array_names, given.arrays, strict=True))
@@ -79,7 +81,7 @@ def _body(case: Case, given: Inputs) -> Mapping[str, Call]:
     def loss() -> Any:
         y = value()
         shape = {"reduction": "mean", "shape": given.cotangent.shape}
-        gradients = pull(backend.run(spread, (np.ones_like(y),), shape))
+        gradients = pull(backend.run(spread, (np.ones_like(y), None), shape))
         return y, gradients[0] if isinstance(gradients, tuple) else gradients
 
     return {BODY: {VALUE: value, VJP: pull, LOSS: loss}[case.role]}

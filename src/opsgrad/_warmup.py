@@ -29,6 +29,10 @@ def warmup(ops: Any, dtypes: Iterable[Any] = ("float32",)) -> None:
     dtypes : iterable of data types, optional
         For which data types: ``"float32"``, ``"float64"`` or both.
 
+    Returns
+    -------
+    None
+
     Raises
     ------
     ArgumentError

@@ -78,6 +78,6 @@ class NumPyBackend(Backend):
 
     def kernel(self, work: Work) -> Kernel | str:
         def fallback(*arrays: Array | None) -> Any:
-            return run_quietly(work.function, self._namespace, arrays, work.parameters)
+            return self.run(work.function, arrays, work.parameters)
 
         return _engine.offer(work, fallback)

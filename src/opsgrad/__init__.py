@@ -17,7 +17,7 @@ from opsgrad._errors import (
 )
 from opsgrad._op import op
 from opsgrad._transforms import jacobian, jvp, value_and_grad, vjp
-from opsgrad._warmup import warmup
+from opsgrad._tuning import set_num_threads, warmup
 from opsgrad._which import which_backend
 from opsgrad.backends import Backend, backends, to_numpy, use_backend
 from opsgrad.ops.activations import (
@@ -86,6 +86,7 @@ __all__ = [
     "prelu",
     "relu",
     "relumax",
+    "set_num_threads",
     "sigmoid",
     "sign",
     "softmax",

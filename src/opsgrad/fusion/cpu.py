@@ -9,6 +9,7 @@ import numpy as np
 
 from opsgrad._arrays import reduced, without_axis
 from opsgrad._typing import Namespace
+from opsgrad.fusion import threads
 from opsgrad.fusion.program import Program, schedule
 from opsgrad.fusion.trace import FLOATING, INTEGER, Input, Kind, Trace, UntraceableError, trace
 
@@ -19,7 +20,9 @@ SCRATCH = 1 << 20
 """The most bytes of scratch memory that a thread may have; beyond, things are computed again."""
 PIECE = 1 << 13
 """How many entries of an elementwise op are taken for a row: enough to be handed to a thread."""
-DIRECT = 1 << 16
+GRAIN = 1 << 13
+"""The fewest entries worth handing to another thread."""
+DIRECT = 1 << 14
 """Below so many entries a call goes straight to the kernel: its time is all overhead."""
 MOST_CALLS = 256
 WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
@@ -201,7 +204,7 @@ class Fused:
         kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
         direct = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * (2 + count))
-        return program, (_SIGNATURE(kernel), direct(call)), traced
+        return program, (kernel, direct(call)), traced
 
 
 _SIGNATURE = ctypes.CFUNCTYPE(
@@ -224,7 +227,7 @@ class _Call:
         self.task = task
         self.geometry = geometry
         self.program = program
-        self.kernel, self.direct = kernel
+        self.address, self.direct = kernel
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis
         place = len(table) + axis
@@ -247,6 +250,7 @@ class _Call:
             strides.extend(self._strides(kind, self._size(number)))
         self.strides = (ctypes.c_int64 * len(strides))(*strides)
         across = 4 * WIDTH[task.dtype] if geometry.across else 1
+        self.grain = across * -(-GRAIN // (self.length * across))
         self.strides_at = ctypes.addressof(self.strides)
         self.scratch = program.scratch * self.length * size * across
 
@@ -301,17 +305,23 @@ class _Call:
         pointers = (ctypes.c_void_p * len(every))(
             *[0 if a is None else a.ctypes.data for a in every]
         )
-        scratch = np.empty(self.scratch, np.int8)
         for outer in range(self.outer):
             if outer:
                 for number, (kind, array) in enumerate(zip(self.kinds, every, strict=True)):
                     if array is not None and kind not in (Kind.NUMBER, Kind.COLUMN):
                         pointers[number] = array.ctypes.data + outer * (array.nbytes // self.outer)
-            self.kernel(0, self.rows, self.length, pointers, self.strides, scratch.ctypes.data)
-        if self.rest:
-            self.kernel(
-                self.rows, self.rows + 1, self.rest, pointers, self.strides, scratch.ctypes.data
+            threads.run(
+                self.address,
+                self.rows,
+                self.length,
+                pointers,
+                self.strides,
+                self.scratch,
+                self.grain,
             )
+        if self.rest:  # nothing of an elementwise op is kept
+            kernel = _SIGNATURE(self.address)
+            kernel(self.rows, self.rows + 1, self.rest, pointers, self.strides, None)
         result = _nested(self.structure, outputs)
         reduction = self.task.parameters.get("reduction", "none")
         if reduction == "none":

@@ -1,15 +1,17 @@
-"""Compiling ahead of time."""
+"""What there is to tune: compiling ahead of time, and the number of threads."""
 
 import contextlib
+import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from opsgrad._errors import ArgumentError, ShapeError
+from opsgrad._errors import ArgumentError, ParameterError, ShapeError
 from opsgrad._op import Op, unwrap
 from opsgrad._signature import Role
 from opsgrad._transforms import vjp
+from opsgrad.backends._engine import why_unavailable
 
 ROWS, COLUMNS = 256, 64
 """As many entries as make the CPU engine compile."""
@@ -70,3 +72,48 @@ def _run(op: Op[Any], parameters: dict[str, Any], dtype: np.dtype[Any]) -> None:
             pull(np.ones_like(value))
         else:
             op(*arrays, backend="numpy", **parameters)
+
+
+def set_num_threads(number: int) -> None:
+    """Set how many threads a compiled kernel may use.
+
+    Without it, and without the environment variable ``OPSGRAD_NUM_THREADS``, these are as many as
+    there are processors for this process. Small arrays take one.
+
+    Parameters
+    ----------
+    number : int
+        How many, 1 or more.
+
+    Returns
+    -------
+    None
+
+    Raises
+    ------
+    ArgumentError
+        A TypeError, if `number` is not an integer.
+    ParameterError
+        A ValueError, if it is less than 1.
+
+    Notes
+    -----
+    Where llvmlite is not installed there are no kernels, and it changes nothing.
+
+    Examples
+    --------
+    >>> import opsgrad as og
+    >>> og.set_num_threads(1)
+    """
+    try:
+        if isinstance(number, bool):
+            raise TypeError
+        count = operator.index(number)
+    except TypeError:
+        raise ArgumentError(f"set_num_threads: number must be an integer, got {number!r}") from None
+    if count < 1:
+        raise ParameterError(f"set_num_threads: number must be 1 or more, got {number!r}")
+    if why_unavailable() is None:
+        from opsgrad.fusion import threads
+
+        threads.set_num_threads(count)

@@ -5,7 +5,7 @@ import os
 
 def limit_threads(count: int) -> None:
     """Let NumPy, PyTorch and JAX, none of which may be imported yet, use `count` threads."""
-    for library in ("OMP", "OPENBLAS", "MKL"):
+    for library in ("OMP", "OPENBLAS", "MKL", "OPSGRAD"):
         os.environ[f"{library}_NUM_THREADS"] = str(count)
     os.environ["NPROC"] = str(count)  # the size of XLA's pool
     flags = os.environ.get("XLA_FLAGS", "")

@@ -18,7 +18,7 @@ from opsgrad.fusion.program import Phase, Place, Program
 from opsgrad.fusion.trace import BOOLEAN, INTEGER, Kind
 
 POINTER = ir.PointerType()
-BLOCK = 64
+BLOCK = 16
 """How many vectors are added up before the sum is put aside: sums stay short, errors small."""
 
 

@@ -517,7 +517,7 @@ def check_lazy_labels() -> None:
     """Check that a label that names no class gives NaN where labels cannot be looked at."""
     if importlib.util.find_spec("dask") is None:
         return
-    (lazy,) = backend_targets("dask")
+    lazy = backend_targets("dask")[0]
     x, labels = np.array([[0.0, 1.0, 3.0]] * 5), np.array([0, -1, 3, 2, 4])
     for name in (n for n, row in TABLE.items() if "labels" in row.arguments):
         op = getattr(importlib.import_module("opsgrad"), name)

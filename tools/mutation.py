@@ -34,6 +34,7 @@ from opsgrad.conformance import TABLE, Row, reference
 from opsgrad.conformance.accuracy.exact import Measured, errors, exact, wide
 from opsgrad.conformance.checks import (
     bound_of,
+    call,
     call_jvp,
     call_vjp,
     check_adjoint,
@@ -247,6 +248,7 @@ def check_everything(first: Sequence[str]) -> None:
     check_nearly_constant_at_ties(numpy_target)
     check_wide_rows(numpy_target)
     check_subnormal(numpy_target)
+    check_norm_beyond_ratios(numpy_target)
     check_refusals()
     check_unknown_lengths()
     check_lazy_labels()
@@ -355,6 +357,20 @@ def check_subnormal(target: Target) -> None:
     x, params = np.array([1e-44], dtype=np.float32), {"p": 0.05}
     (found,) = call_vjp(TABLE["lp_norm"].op, target, [x], np.float32(1.0), params)
     np.testing.assert_allclose(found, [1.0], rtol=1e-4)
+    lp_norm = TABLE["lp_norm"]
+    for size, p in ((1e-44, 10.0), (1e-40, 40.0)):
+        x, params = np.array([size, 0.0], dtype=np.float32), {"p": p}
+        assert call(lp_norm.op, target, [x], params) == x[0]
+        (found,) = call_vjp(lp_norm.op, target, [x], np.float32(1.0), params)
+        np.testing.assert_allclose(found, [1.0, 0.0], rtol=1e-6)
+
+
+def check_norm_beyond_ratios(target: Target) -> None:
+    """Check the gradient where the norm is too many times an entry for their ratio."""
+    x = np.full(100, 2.0**99, dtype=np.float32)
+    x[0] = 2.0**-24
+    (found,) = call_vjp(TABLE["lp_norm"].op, target, [x], np.float32(1.0), {"p": 0.5})
+    np.testing.assert_allclose(found, 99.0 * np.sqrt(2.0**99 / x.astype(float)), rtol=1e-6)
 
 
 OFFSETS: tuple[Callable[[np.random.Generator, Any], Any], ...] = (

@@ -262,6 +262,10 @@ def test_warmup_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     og.warmup(og.dense)
     with pytest.raises(TypeError, match="warmup: takes an op"):
         og.warmup([np.exp])
+    known = dict(_engine._known)
+    with pytest.raises(og.DTypeError, match="warmup: dtypes must be of float32 and float64, got"):
+        og.warmup(og.sigmoid, dtypes=["float32", "float16"])
+    assert _engine._known == known, "something was compiled before the check"
     with pytest.raises(TypeError, match="warmup: takes single ops"):
         og.warmup(og.chain(og.relu))
 
@@ -288,3 +292,11 @@ def test_where_llvm_refuses_the_body_runs(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(compiler, "load_all", refuse)
     x = np.random.default_rng(0).standard_normal((4, 30))
     agree(both(og.softmax, (x,), {}), plain(og.softmax, (x,), {}))
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(0, og.ParameterError), (-1, og.ParameterError), (1.5, og.ArgumentError)]
+)
+def test_a_bad_number_of_threads_is_refused(number: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="set_num_threads: number must be"):
+        og.set_num_threads(number)

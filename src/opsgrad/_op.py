@@ -183,12 +183,12 @@ class Op(Differentiable, Generic[P]):
         self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]
     ) -> tuple[Array, dict[str, tuple[Any, ...]]]:
         """Run the body; return its value, and the arrays that each of the rules keeps."""
-        recorded = plan.backend.records(placed)
-        if recorded:
+        if plan.may_record and plan.backend.records(placed):
             value, residual = plan.backend.recorded(self._autodiff(plan), placed), None
-        if not recorded or any("kept" in rule.keeps for rule in rules.values()):
-            computed, residual = plan.value(self._body, placed)
-            value = value if recorded else computed
+            if any("kept" in rule.keeps for rule in rules.values()):
+                _, residual = plan.value(self._body, placed)
+        else:
+            value, residual = plan.value(self._body, placed)
         available = dict(zip(self.array_names, placed, strict=True)) | {
             "y": value,
             "kept": residual,

@@ -87,7 +87,7 @@ class Parameter:
     def check(self, op: str, value: Any) -> Any:
         """Return `value` as the body takes it, or raise."""
         if self.name == "axis":
-            return _integer(op, self.name, value)
+            return integer(op, self.name, value)
         if self.name == "reduction":
             return _choice(op, self.name, value, get_args(Reduction))
         if self.name == "keepdims" or self.annotation is bool:
@@ -239,7 +239,8 @@ def _plain(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def _integer(op: str, name: str, value: Any) -> int:
+def integer(op: str, name: str, value: Any) -> int:
+    """Return a parameter as an int, or raise if it is none."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError

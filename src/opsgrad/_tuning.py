@@ -1,17 +1,16 @@
 """What there is to tune: compiling ahead of time, and the number of threads."""
 
 import contextlib
-import operator
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from opsgrad._errors import ArgumentError, ParameterError, ShapeError
+from opsgrad._errors import ArgumentError, DTypeError, ShapeError
 from opsgrad._op import Op, unwrap
-from opsgrad._signature import Role
+from opsgrad._signature import Role, integer
 from opsgrad._transforms import vjp
-from opsgrad.backends._engine import why_unavailable
 
 ROWS, COLUMNS = 256, 64
 """As many entries as make the CPU engine compile."""
@@ -39,6 +38,8 @@ def warmup(ops: Any, dtypes: Iterable[Any] = ("float32",)) -> None:
     ------
     ArgumentError
         A TypeError, if one of `ops` is not an op.
+    DTypeError
+        A TypeError, if one of `dtypes` is another data type.
 
     Notes
     -----
@@ -51,12 +52,24 @@ def warmup(ops: Any, dtypes: Iterable[Any] = ("float32",)) -> None:
     >>> og.warmup([og.softmax, og.sigmoid], dtypes=["float32", "float64"])
     """
     several = ops if isinstance(ops, Iterable) else (ops,)
-    for one in several:
-        function, parameters, _ = unwrap("warmup", one, {})
+    every = [unwrap("warmup", one, {}) for one in several]
+    for function, _, _ in every:
         if not isinstance(function, Op):
             raise ArgumentError(f"warmup: takes single ops, got {function!r}; pass its stages")
-        for dtype in dtypes:
-            _run(function, parameters, np.dtype(dtype))
+    for (function, parameters, _), dtype in itertools.product(every, map(_real, dtypes)):
+        assert isinstance(function, Op)
+        _run(function, parameters, dtype)
+
+
+def _real(dtype: Any) -> np.dtype[Any]:
+    """Return a data type that is float32 or float64, or raise."""
+    try:
+        real: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        real = np.dtype(object)
+    if real not in (np.float32, np.float64):
+        raise DTypeError(f"warmup: dtypes must be of float32 and float64, got {dtype!r}")
+    return real
 
 
 def _run(op: Op[Any], parameters: dict[str, Any], dtype: np.dtype[Any]) -> None:
@@ -105,15 +118,6 @@ def set_num_threads(number: int) -> None:
     >>> import opsgrad as og
     >>> og.set_num_threads(1)
     """
-    try:
-        if isinstance(number, bool):
-            raise TypeError
-        count = operator.index(number)
-    except TypeError:
-        raise ArgumentError(f"set_num_threads: number must be an integer, got {number!r}") from None
-    if count < 1:
-        raise ParameterError(f"set_num_threads: number must be 1 or more, got {number!r}")
-    if why_unavailable() is None:
-        from opsgrad.fusion import threads
+    from opsgrad.fusion import threads
 
-        threads.set_num_threads(count)
+    threads.set_num_threads(integer("set_num_threads", "number", number))

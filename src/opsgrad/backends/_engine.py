@@ -1,7 +1,6 @@
 """How the NumPy backend uses the CPU engine: for large arrays, and for whatever is compiled."""
 
 import functools
-import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import Kernel, Work, frozen
+from opsgrad.backends.protocol import Kernel, Work, frozen, not_installed
 
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
@@ -27,9 +26,7 @@ _known: dict[Any, Any] = {}
 @functools.cache
 def why_unavailable() -> str | None:
     """Say why there is no engine here, as a clause, or None if there is one."""
-    if importlib.util.find_spec("llvmlite") is None:
-        return "llvmlite is not installed: pip install 'opsgrad[cpu]'"
-    return None
+    return not_installed("llvmlite", "llvmlite is not installed: pip install 'opsgrad[cpu]'")
 
 
 def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:

@@ -1,7 +1,6 @@
 """JAX arrays: eager calls are compiled by XLA, traced ones join the caller's trace."""
 
 import functools
-import importlib.util
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
@@ -10,7 +9,7 @@ import numpy as np
 
 from opsgrad._errors import DTypeError
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, frozen, thawed
+from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, frozen, not_installed, thawed
 
 
 @functools.lru_cache(maxsize=1024)
@@ -27,9 +26,7 @@ class JaxBackend(Backend):
     name = "jax"
 
     def why_unavailable(self) -> str | None:
-        if importlib.util.find_spec("jax") is None:
-            return "JAX is not installed: pip install jax"
-        return None
+        return not_installed("jax", "JAX is not installed: pip install jax")
 
     @property
     def namespace(self) -> Namespace:

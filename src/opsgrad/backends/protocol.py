@@ -1,6 +1,7 @@
 """What a backend is: an array library, and how its arrays are taken in, run and handed back."""
 
 import contextlib
+import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ _KINDS = {
     "bool": "bool",
     "complex": "complex floating",
 }
+
+
+def not_installed(module: str, words: str) -> str | None:
+    """Return `words`, which say what to install, if there is no `module`."""
+    return words if importlib.util.find_spec(module) is None else None
 
 
 def quiet() -> Any:

@@ -1,7 +1,6 @@
 """PyTorch tensors on any device."""
 
 import functools
-import importlib.util
 import inspect
 import sys
 from typing import Any, cast
@@ -9,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Autodiff, Backend, Capabilities
+from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, not_installed
 
 
 class TorchBackend(Backend):
@@ -18,9 +17,7 @@ class TorchBackend(Backend):
     name = "torch"
 
     def why_unavailable(self) -> str | None:
-        if importlib.util.find_spec("torch") is None:
-            return "PyTorch is not installed: pip install torch"
-        return None
+        return not_installed("torch", "PyTorch is not installed: pip install torch")
 
     @property
     def namespace(self) -> Namespace:

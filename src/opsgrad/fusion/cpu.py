@@ -10,8 +10,8 @@ import numpy as np
 from opsgrad._arrays import reduced, without_axis
 from opsgrad._typing import Namespace
 from opsgrad.fusion import threads
-from opsgrad.fusion.program import Program, schedule
-from opsgrad.fusion.trace import FLOATING, INTEGER, Input, Kind, Trace, UntraceableError, trace
+from opsgrad.fusion.program import UNROLL, WIDTH, Program, schedule
+from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -25,7 +25,6 @@ GRAIN = 1 << 13
 DIRECT = 1 << 14
 """Below so many entries a call goes straight to the kernel: its time is all overhead."""
 MOST_CALLS = 256
-WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
 
 
 class Task(NamedTuple):
@@ -42,8 +41,6 @@ class Task(NamedTuple):
 
 def why_not(task: Task) -> str | None:
     """Say why a task cannot be fused, as a clause, or None if it can."""
-    if task.dtype not in FLOATING:
-        return f"kernels compute in float32 and float64, not in {task.dtype}"
     reasons = []
     # A cotangent, or y, is a table, or has one number for each row: whichever can be traced.
     for kind in (Kind.TABLE, Kind.ROW):
@@ -171,8 +168,7 @@ class Fused:
         return _Call(self.task, geometry, program, kernel, traced, contiguous)
 
     def _kernel(self, geometry: Geometry, length: int) -> tuple[Program, Any, Trace]:
-        lanes = 4 * WIDTH[self.task.dtype] if geometry.across else 1
-        row = length * lanes * self.task.dtype.itemsize
+        row = length * _rows_at_once(self.task, geometry) * self.task.dtype.itemsize
         for roomy in (True, False):
             key = (geometry.kinds, geometry.across, roomy)
             if key not in self._compiled:
@@ -207,6 +203,10 @@ class Fused:
         return program, (kernel, direct(call)), traced
 
 
+def _rows_at_once(task: Task, geometry: Geometry) -> int:
+    return UNROLL * WIDTH[task.dtype] if geometry.across else 1
+
+
 _SIGNATURE = ctypes.CFUNCTYPE(
     None, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
 )
@@ -228,6 +228,7 @@ class _Call:
         self.geometry = geometry
         self.program = program
         self.address, self.direct = kernel
+        self.kernel = _SIGNATURE(self.address)
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis
         place = len(table) + axis
@@ -249,7 +250,7 @@ class _Call:
         for number, kind in enumerate(self.kinds):
             strides.extend(self._strides(kind, self._size(number)))
         self.strides = (ctypes.c_int64 * len(strides))(*strides)
-        across = 4 * WIDTH[task.dtype] if geometry.across else 1
+        across = _rows_at_once(task, geometry)
         self.grain = across * -(-GRAIN // (self.length * across))
         self.strides_at = ctypes.addressof(self.strides)
         self.scratch = program.scratch * self.length * size * across
@@ -320,8 +321,7 @@ class _Call:
                 self.grain,
             )
         if self.rest:  # nothing of an elementwise op is kept
-            kernel = _SIGNATURE(self.address)
-            kernel(self.rows, self.rows + 1, self.rest, pointers, self.strides, None)
+            self.kernel(self.rows, self.rows + 1, self.rest, pointers, self.strides, None)
         result = _nested(self.structure, outputs)
         reduction = self.task.parameters.get("reduction", "none")
         if reduction == "none":

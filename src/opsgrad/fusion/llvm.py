@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from opsgrad.fusion.functions import BINARY, COMPARISONS, FORMATS, I1, I32, I64, UNARY, Functions
 from opsgrad.fusion.graph import Node
-from opsgrad.fusion.program import Phase, Place, Program
+from opsgrad.fusion.program import UNROLL, Phase, Place, Program
 from opsgrad.fusion.trace import BOOLEAN, INTEGER, Kind
 
 POINTER = ir.PointerType()
@@ -262,9 +262,10 @@ class Printer:
         """Compute the steps of a phase for the vectors at `column`."""
         values: dict[int, list[Any]] = {}
         kept = dict(phase.kept)
+        done = self._done(phase)
         for number in phase.steps:
             place = self.program.places.get(number)
-            if place is not None and number not in kept and number in self._done(phase):
+            if place is not None and number not in kept and number in done:
                 values[number] = [
                     self._load(a, self._type(number)) for a in self._kept(place, column)
                 ]
@@ -483,6 +484,3 @@ class Printer:
             signature = ir.FunctionType(ir.VoidType(), [kind, POINTER, I32, masks])
         function = self.module.globals.get(name) or ir.Function(self.module, signature, name)
         return self.builder.call(function, arguments)
-
-
-UNROLL = 4

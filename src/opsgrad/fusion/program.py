@@ -8,8 +8,15 @@ the row of an output that is not written yet where there is one, else in a row o
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from opsgrad.fusion.graph import EXPENSIVE, REDUCTIONS, Graph
 from opsgrad.fusion.trace import Kind, Trace
+
+WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
+"""How many numbers a vector holds."""
+UNROLL = 4
+"""How many vectors are computed side by side."""
 
 
 class Place(NamedTuple):
@@ -74,7 +81,7 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
     last = max([level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1)
     expensive = _expensive(graph) - again
     computed: set[int] = set()
-    kept_in: dict[int, int] = {}  # the phase that keeps a node
+    kept: set[int] = set()
     drafts = []
     for phase in range(last + 1):
         reduced = tuple(n for n in reductions if level[n] == phase + 1)
@@ -82,11 +89,10 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
         roots = tuple(graph.nodes[n].arguments[0] for n in reduced)
         roots += tuple(trace.outputs[number] for number in stored)
         steps, reloaded = _steps(graph, roots, computed & expensive)
-        for node in reloaded:
-            kept_in.setdefault(node, phase)
+        kept.update(reloaded)
         drafts.append((steps, reduced, stored))
         computed.update(steps)
-    places = _places(trace, drafts, kept_in, level)
+    places = _places(trace, drafts, kept)
     phases = []
     done: set[int] = set()
     for steps, reduced, stored in drafts:
@@ -128,8 +134,7 @@ def _steps(
 def _places(
     trace: Trace,
     drafts: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
-    kept_in: dict[int, int],
-    level: list[int],
+    kept: set[int],
 ) -> dict[int, Place]:
     """Return where each kept node goes: an output's row that is written last, or scratch."""
     places: dict[int, Place] = {}
@@ -140,7 +145,7 @@ def _places(
         if trace.graph.nodes[trace.outputs[number]].dtype == trace.graph.dtype
     }
     scratch = 0
-    for node in sorted(kept_in):
+    for node in sorted(kept):
         last = max(phase for phase, (steps, _, _) in enumerate(drafts) if node in steps)
         own = [n for n, one in enumerate(trace.outputs) if one == node and n in written]
         if own:

@@ -128,18 +128,21 @@ for _name, _kind in {
 }.items():
     setattr(Symbol, f"__{_name}__", _operator(_kind))
     setattr(Symbol, f"__r{_name}__", _operator(_kind, swapped=True))
-for _name, _kind in {
+_COMPARISONS = {
     "lt": "less",
     "le": "less_equal",
     "gt": "greater",
     "ge": "greater_equal",
     "eq": "equal",
     "ne": "not_equal",
-}.items():
+}
+for _name, _kind in _COMPARISONS.items():
     setattr(Symbol, f"__{_name}__", _operator(_kind))
 
-COMPARISONS = {"less", "less_equal", "greater", "greater_equal", "equal", "not_equal"}
-TESTS = {"isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_not"}
+TESTS = {"isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_not"} | set(
+    _COMPARISONS.values()
+)
+"""What gives True or False."""
 
 
 def elementwise(kind: str, *operands: Any) -> Symbol:
@@ -174,7 +177,7 @@ def _record(kind: str, *operands: Any) -> Symbol:
     numbers = [
         one.number if isinstance(one, Symbol) else _number(graph, one, dtype) for one in operands
     ]
-    result = BOOLEAN if kind in COMPARISONS | TESTS else dtype
+    result = BOOLEAN if kind in TESTS else dtype
     shape = _broadcast([one.shape for one in symbols])
     return Symbol(graph, graph.apply(kind, tuple(numbers), result), shape)
 

@@ -6,7 +6,6 @@ between two reductions together, the reductions as trees over the chunks. Bringi
 chunk instead would move all the data, and need a worker that can hold such a chunk.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work
+from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, not_installed
 
 
 class DaskBackend(Backend):
@@ -23,9 +22,7 @@ class DaskBackend(Backend):
     name = "dask"
 
     def why_unavailable(self) -> str | None:
-        if importlib.util.find_spec("dask") is None:
-            return "Dask is not installed: pip install 'opsgrad[dask]'"
-        return None
+        return not_installed("dask", "Dask is not installed: pip install 'opsgrad[dask]'")
 
     @property
     def namespace(self) -> Namespace:

@@ -10,7 +10,7 @@ import numpy as np
 from opsgrad._arrays import reduced, without_axis
 from opsgrad._typing import Namespace
 from opsgrad.fusion import threads
-from opsgrad.fusion.program import UNROLL, WIDTH, Program, schedule
+from opsgrad.fusion.program import SHORT, UNROLL, WIDTH, Program, schedule
 from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
 
 Array = np.ndarray[Any, Any]
@@ -191,12 +191,13 @@ class Fused:
         width = WIDTH[self.task.dtype]
 
         def text() -> str:
-            from opsgrad.fusion.llvm import Lanes, Printer
+            from opsgrad.fusion.llvm import Printer
 
-            lanes = Lanes.ROWS if geometry.across else Lanes.COLUMNS
-            return Printer(program, inputs, lanes, width).print()
+            across, flat = geometry.across, geometry.flat
+            return Printer(program, inputs, width, across=across, flat=flat).print()
 
-        key = f"{program}\n{inputs}\n{self.task.dtype} {width} {geometry.across}"
+        way = "across" if geometry.across else "flat" if geometry.flat else "along"
+        key = f"{program}\n{inputs}\n{self.task.dtype} {width} {way}"
         kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
         direct = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * (2 + count))
@@ -204,7 +205,10 @@ class Fused:
 
 
 def _rows_at_once(task: Task, geometry: Geometry) -> int:
-    return UNROLL * WIDTH[task.dtype] if geometry.across else 1
+    """Return how many rows are computed at a time, at most."""
+    if geometry.across:
+        return UNROLL * WIDTH[task.dtype]
+    return 1 if geometry.flat or geometry.table[geometry.axis] > SHORT else UNROLL
 
 
 _SIGNATURE = ctypes.CFUNCTYPE(

@@ -58,6 +58,11 @@ class Format:
         return float(np.finfo(self.dtype).smallest_normal)
 
     @property
+    def largest_divisor(self) -> float:
+        """Between one over this and this, the inverse is normal, and so is what it is short of."""
+        return 2.0 ** (self.bias - self.mantissa - 4)
+
+    @property
     def tiny(self) -> float:
         """Where x²/2 is nothing beside x."""
         return 2.0 ** -(self.mantissa + 5)
@@ -172,14 +177,14 @@ class Functions:
         """Return an integer constant, in each entry."""
         return _constant(self.integer, value, self.width)
 
-    def call(self, name: str, *operands: Any) -> Any:
+    def call(self, name: str, *operands: Any, flags: Sequence[str] = ()) -> Any:
         """Call an LLVM intrinsic of the operands' type."""
         module = self.builder.module
         lanes = "" if self.width == 1 else f"v{self.width}"
         full = f"llvm.{name}.{lanes}f{8 * self.form.dtype.itemsize}"
         signature = ir.FunctionType(self.real, [self.real] * len(operands))
         intrinsic = module.globals.get(full) or ir.Function(module, signature, full)
-        return self.builder.call(intrinsic, operands)
+        return self.builder.call(intrinsic, operands, fastmath=flags)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """Return x·y + z, rounded once."""

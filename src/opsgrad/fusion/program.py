@@ -17,6 +17,8 @@ WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
 """How many numbers a vector holds."""
 UNROLL = 4
 """How many vectors are computed side by side."""
+SHORT = 128
+"""Rows of up to so many entries are taken four at a time."""
 
 
 class Place(NamedTuple):
@@ -79,7 +81,8 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
     needed = set(graph.cone(trace.outputs, lambda number: False))
     reductions = [n for n in sorted(needed) if graph.nodes[n].kind in REDUCTIONS]
     last = max([level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1)
-    expensive = _expensive(graph) - again
+    # Whether something holds is told again from the numbers that it is told by.
+    expensive = {n for n in _expensive(graph) if graph.nodes[n].dtype == graph.dtype} - again
     computed: set[int] = set()
     kept: set[int] = set()
     drafts = []
@@ -139,11 +142,7 @@ def _places(
     """Return where each kept node goes: an output's row that is written last, or scratch."""
     places: dict[int, Place] = {}
     written = {number: phase for phase, (_, _, stored) in enumerate(drafts) for number in stored}
-    free = {
-        number: phase
-        for number, phase in written.items()
-        if trace.graph.nodes[trace.outputs[number]].dtype == trace.graph.dtype
-    }
+    free = dict(written)
     scratch = 0
     for node in sorted(kept):
         last = max(phase for phase, (steps, _, _) in enumerate(drafts) if node in steps)
@@ -152,7 +151,7 @@ def _places(
             places[node] = Place(True, own[0])
             continue
         fitting = [number for number, phase in free.items() if phase >= last]
-        if fitting and trace.graph.nodes[node].dtype == trace.graph.dtype:
+        if fitting:
             places[node] = Place(True, fitting[0])
             del free[fitting[0]]
         else:

@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-LEAST_SAMPLE = 2e-4
+LEAST_SAMPLE = 5e-4
 """The seconds that one sample takes at least: shorter calls are repeated."""
 LEAST_ROUNDS, MOST_ROUNDS = 3, 300
 
@@ -43,4 +43,5 @@ def time_by_turns(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dic
 
 def _repeats(timer: timeit.Timer) -> int:
     """Return how many calls make a sample that the clock can measure."""
-    return max(1, round(LEAST_SAMPLE / max(timer.timeit(1), 1e-8)))
+    timer.timeit(1)
+    return max(1, round(LEAST_SAMPLE / max(timer.timeit(3) / 3, 1e-8)))

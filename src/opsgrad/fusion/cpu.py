@@ -10,7 +10,7 @@ import numpy as np
 from opsgrad._arrays import reduced, without_axis
 from opsgrad._typing import Namespace
 from opsgrad.fusion import threads
-from opsgrad.fusion.program import SHORT, UNROLL, WIDTH, Program, schedule
+from opsgrad.fusion.program import SHORT, UNROLL, WIDTH, Program, schedule, with_picks
 from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
 
 Array = np.ndarray[Any, Any]
@@ -187,7 +187,8 @@ class Fused:
             for name, kind in zip(self.task.names, geometry.kinds, strict=True)
         ]
         traced = _trace(self.task, inputs)
-        program = schedule(traced, scratch=roomy)
+        # Across rows, to pick would be to gather.
+        program = schedule(traced if geometry.across else with_picks(traced), scratch=roomy)
         width = WIDTH[self.task.dtype]
 
         def text() -> str:

@@ -17,8 +17,9 @@ class Node(NamedTuple):
     """One step of a computation on a table of rows and columns."""
 
     kind: str
-    """"input", "constant", "length" (of a row), "index" (along the row), one of `REDUCTIONS`, or
-    the array API's name of an elementwise function."""
+    """"input", "constant", "length" (of a row), "index" (along the row), one of `REDUCTIONS`,
+    "pick" (the entry at an index, 0 where there is none), or the array API's name of an elementwise
+    function."""
     arguments: tuple[int, ...]
     """The numbers of the nodes that it works on."""
     detail: Any

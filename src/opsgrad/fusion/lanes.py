@@ -145,6 +145,10 @@ class Lanes(abc.ABC):
         """Load what is the same along the row."""
 
     @abc.abstractmethod
+    def entry(self, node: Node, place: Any) -> Any:
+        """Load one entry of each row of an input."""
+
+    @abc.abstractmethod
     def store_row(self, number: int, values: list[Any]) -> None:
         """Store what is the same along the row."""
 
@@ -199,6 +203,10 @@ class AlongRow(Lanes):
         place = self.frame.place(number, self.frame.row)
         return [self.frame.builder.load(place, typ=self._type(node))]
 
+    def entry(self, node: Node, place: Any) -> Any:
+        address = self.frame.place(node.detail, self.frame.row, place)
+        return self.frame.builder.load(address, typ=self._type(node))
+
     def store_row(self, number: int, values: list[Any]) -> None:
         self.frame.builder.store(values[0], self.frame.place(number, self.frame.row))
 
@@ -250,6 +258,15 @@ class ShortRows(Lanes):
             return [frame.splat(frame.builder.load(place, typ=kind), self.copies)]
         align = 8 if kind == I64 else frame.size
         return [frame.builder.load(place, align=align, typ=ir.VectorType(kind, self.copies))]
+
+    def entry(self, node: Node, place: Any) -> Any:
+        b, frame = self.frame.builder, self.frame
+        entries = ir.Constant(ir.VectorType(self._type(node), self.copies), ir.Undefined)
+        for copy in range(self.copies):
+            row = b.add(frame.row, I64(copy))
+            address = frame.place(node.detail, row, b.extract_element(place, I32(copy)))
+            entries = b.insert_element(entries, b.load(address, typ=self._type(node)), I32(copy))
+        return entries
 
     def store_row(self, number: int, values: list[Any]) -> None:
         place = self.frame.place(number, self.frame.row)
@@ -317,6 +334,9 @@ class AcrossRows(Lanes):
         vectors = ir.VectorType(kind, frame.width)
         values = [frame.load(address, vectors) for address in self._successive(first, size)]
         return [_narrowed(frame, v) for v in values] if kind == I64 else values
+
+    def entry(self, node: Node, place: Any) -> Any:
+        raise NotImplementedError("entries of rows side by side are far apart")
 
     def store_row(self, number: int, values: list[Any]) -> None:
         frame = self.frame

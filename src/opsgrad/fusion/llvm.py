@@ -320,11 +320,41 @@ class Printer:
                 out = [length] * lanes.row_copies
             elif node.kind == "input":
                 out = lanes.row_input(node.detail, node)
+            elif node.kind == "pick":
+                out = self._pick(*node.arguments)
             else:
                 operands = [self._row_value(n) for n in node.arguments]
                 out = [self._apply(lanes.row, node, list(e)) for e in zip(*operands, strict=True)]
             self.rows[number] = out
         return self.rows[number]
+
+    def _pick(self, terms: int, place: int) -> list[Any]:
+        """Return the entry at a place of the row, 0 where there is none."""
+        b, row = self.builder, self.lanes.row
+        (place,) = self._row_value(place)
+        length = self.frame.length
+        if row.width > 1:
+            length = self.frame.splat(length, row.width)
+        inside = b.icmp_unsigned("<", place, length)
+        (entry,) = self._at(terms, b.select(inside, place, ir.Constant(place.type, None)), {})
+        # A sum of -0.0 and zeros is 0.0.
+        entry = b.fadd(entry, row.number(0.0))
+        return [b.select(inside, entry, row.number(0.0))]
+
+    def _at(self, number: int, place: Any, known: dict[int, list[Any]]) -> list[Any]:
+        """Return a value along the row at one place of each row."""
+        node = self.graph.nodes[number]
+        if not node.columns:
+            return self._row_value(number)
+        if number not in known:
+            if node.kind == "input":
+                known[number] = [self.lanes.entry(node, place)]
+            elif node.kind == "index":
+                known[number] = [place]
+            else:
+                (operands,) = zip(*[self._at(n, place, known) for n in node.arguments], strict=True)
+                known[number] = [self._apply(self.lanes.row, node, list(operands))]
+        return known[number]
 
     def _constant(self, node: Node) -> Any:
         functions = self.lanes.row

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opsgrad.fusion.graph import EXPENSIVE, REDUCTIONS, Graph
+from opsgrad.fusion.graph import EXPENSIVE, REDUCTIONS, Graph, Node
 from opsgrad.fusion.trace import Kind, Trace
 
 WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
 """How many numbers a vector holds."""
 UNROLL = 4
 """How many vectors are computed side by side."""
-SHORT = 128
-"""Rows of up to so many entries are taken four at a time."""
+SHORT = 256
+"""Rows of up to so many entries are taken four at a time: from 512 on four rows no longer lie in
+the first cache together."""
 
 
 class Place(NamedTuple):
@@ -57,6 +58,41 @@ class Program(NamedTuple):
     def __str__(self) -> str:
         """Return the program as a reader wants it: a line for each step."""
         return "\n".join(_Listing(self).lines())
+
+
+def with_picks(trace: Trace) -> Trace:
+    """Return a trace in which sums of a single entry are that entry.
+
+    A loss takes the value of each row's label as the sum of where(index == label, value, 0), which
+    the array API has on every library. A kernel need not read the row for it.
+    """
+    graph = Graph(trace.graph.dtype)
+    graph.nodes = [_picked(trace.graph, node) for node in trace.graph.nodes]
+    return trace._replace(graph=graph)
+
+
+def _picked(graph: Graph, node: Node) -> Node:
+    """Return a sum as a pick if its terms are 0 at all entries but one."""
+    if node.kind == "sum":
+        (terms,) = node.arguments
+        term = graph.nodes[terms]
+        if term.kind == "where" and graph.nodes[term.arguments[2]].detail == 0.0:
+            for place in _only_place(graph, term.arguments[0]):
+                return node._replace(kind="pick", arguments=(terms, place))
+    return node
+
+
+def _only_place(graph: Graph, condition: int) -> Iterator[int]:
+    """Yield numbers of the row that the index along the row must equal for a condition to hold."""
+    node = graph.nodes[condition]
+    if node.kind == "logical_and":
+        for one in node.arguments:
+            yield from _only_place(graph, one)
+    elif node.kind == "equal":
+        one, other = node.arguments
+        for index, place in ((one, other), (other, one)):
+            if graph.nodes[index].kind == "index" and not graph.nodes[place].columns:
+                yield place
 
 
 def schedule(trace: Trace, *, scratch: bool = True) -> Program:
@@ -207,6 +243,13 @@ class _Listing:
         for number in phase.stored:
             yield f"    output{number} = {self._name(self.program.outputs[number])}"
 
+    def _written_out(self, number: int) -> str:
+        """Return a value along the row in terms of the inputs and of what the row has."""
+        node = self.nodes[number]
+        if not node.columns or not node.arguments:
+            return self._name(number)
+        return f"{node.kind}({', '.join(map(self._written_out, node.arguments))})"
+
     def _name(self, number: int) -> str:
         node = self.nodes[number]
         if node.kind == "constant":
@@ -217,4 +260,7 @@ class _Listing:
 
     def _step(self, number: int) -> str:
         node = self.nodes[number]
+        if node.kind == "pick":
+            terms, place = node.arguments
+            return f"{self._name(number)} = {self._written_out(terms)} at {self._name(place)}"
         return f"{self._name(number)} = {node.kind}({', '.join(map(self._name, node.arguments))})"

@@ -153,12 +153,17 @@ def elementwise(kind: str, *operands: Any) -> Symbol:
 
 
 def _power(base: Any, exponent: Any) -> Symbol:
-    """Record a power: of 2, which is exact for whole exponents, a square, or any other."""
+    """Record a power: of 2, which is exact for whole exponents, a small one, or any other.
+
+    A cube is wrong by 1 unit in the last place at most, as any power is, and takes a tenth of the
+    time.
+    """
     if _constant(base) == 2.0:
         return _record("exp2", exponent)
-    if _constant(exponent) == 2.0:
-        return _record("multiply", base, base)
-    return _record("pow", base, exponent)
+    if _constant(exponent) not in (2.0, 3.0):
+        return _record("pow", base, exponent)
+    square = _record("multiply", base, base)
+    return square if _constant(exponent) == 2.0 else _record("multiply", square, base)
 
 
 def _constant(operand: Any) -> float | None:
@@ -287,6 +292,8 @@ class Tracer:
         if not isinstance(axis, int):
             raise UntraceableError(f"its {kind} runs along {axis!r}")
         place = axis % x.ndim
+        if x.shape[place] == 1:
+            return x if keepdims else self.squeeze(x, axis=place)
         if x.shape[place] is not COLUMNS:
             raise UntraceableError(f"its {kind} runs along another axis than the op")
         if x.dtype not in FLOATING:

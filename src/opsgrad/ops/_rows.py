@@ -9,7 +9,7 @@ from opsgrad._typing import Array, Namespace
 
 
 class ShiftedExp(NamedTuple):
-    """exp(x - max x), and what the softmax family makes of it. All reductions keep their axis."""
+    """exp(x - max x), and what the softmax family makes of it."""
 
     terms: Array
     """exp(x - top)."""
@@ -18,19 +18,36 @@ class ShiftedExp(NamedTuple):
     error: Array
     """The rounding error of `shift`."""
     top: Array
-    """The maximum."""
+    """The maximum; the axis is kept."""
+
+    def softmax(self, xp: Namespace, axis: int) -> Array:
+        """Return the terms divided by their sum."""
+        return self.terms / xp.sum(self.terms, axis=axis, keepdims=True)
+
+    def log_softmax(self, xp: Namespace, sums: "Sums") -> Array:
+        """Return the logarithm of `softmax`, from its terms before they are divided."""
+        return self.shift - (xp.log1p((sums.ties - 1.0) + sums.others) - self.error)
+
+    def sums(self, xp: Namespace, x: Array, axis: int) -> "Sums":
+        """Return the sum of the terms in two parts: beside 1 the small ones lose their digits."""
+        below, zero = x < self.top, xp.zeros_like(self.terms)
+        return Sums(
+            others=xp.sum(xp.where(below, self.terms, zero), axis=axis, keepdims=True),
+            ties=xp.sum(xp.where(below, zero, self.terms), axis=axis, keepdims=True),
+        )
+
+
+class Sums(NamedTuple):
+    """Sums of exp(x - max x) along an axis, which is kept."""
+
     others: Array
-    """The sum of the terms below the maximum."""
+    """That of the terms below the maximum."""
     ties: Array
     """The number of maxima; NaN in a slice that holds NaN or inf, or nothing but -inf."""
 
-    def softmax(self) -> Array:
-        """Return the terms divided by their sum."""
-        return self.terms / (self.ties + self.others)
-
-    def log_softmax(self, xp: Namespace) -> Array:
-        """Return the logarithm of `softmax`, from its terms before they are divided."""
-        return self.shift - (xp.log1p((self.ties - 1.0) + self.others) - self.error)
+    @property
+    def all(self) -> Array:
+        return self.ties + self.others
 
 
 def shifted_exp(xp: Namespace, x: Array, axis: int) -> ShiftedExp:
@@ -41,12 +58,7 @@ def shifted_exp(xp: Namespace, x: Array, axis: int) -> ShiftedExp:
     """
     top = row_max(xp, x, axis)
     shift, error = difference(xp, x, top)
-    terms = xp.exp(shift) * (1.0 + error)
-    below = x < top
-    zero = xp.zeros_like(terms)
-    others = xp.sum(xp.where(below, terms, zero), axis=axis, keepdims=True)
-    ties = xp.sum(xp.where(below, zero, terms), axis=axis, keepdims=True)
-    return ShiftedExp(terms, shift, error, top, others, ties)
+    return ShiftedExp(xp.exp(shift) * (1.0 + error), shift, error, top)
 
 
 def row_max(xp: Namespace, x: Array, axis: int) -> Array:

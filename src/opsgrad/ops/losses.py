@@ -406,10 +406,11 @@ def softmax_cross_entropy(
 def _excess(xp: Namespace, logits: Array, targets: Array, axis: int) -> tuple[Array, Array]:
     """Return ŷ·Σt - t, the gradient by the logits, and log ŷ, that by the targets negated."""
     e = shifted_exp(xp, logits, axis)
-    y = e.softmax()
+    sums = e.sums(xp, logits, axis)
+    y = e.terms / sums.all
     z = y * xp.sum(targets, axis=axis, keepdims=True) - targets
     z = z - y * xp.sum(z, axis=axis, keepdims=True)  # exact where ŷ is nearly 1
-    return z, e.log_softmax(xp)
+    return z, e.log_softmax(xp, sums)
 
 
 @softmax_cross_entropy.vjp_rule(keeps=("logits", "targets"))
@@ -518,10 +519,10 @@ def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) ->
     mask = class_mask(xp, logits, labels, axis)
     # p - 1 at the label has no digit left when p is nearly 1: sum the other terms instead, the
     # maxima apart from the small ones, which would lose their digits beside them (10 ULP to 5).
-    below = logits < e.top
-    ties = e.ties - _pick(xp, mask & ~below, e.terms, axis)
+    sums, below = e.sums(xp, logits, axis), logits < e.top
+    ties = sums.ties - _pick(xp, mask & ~below, e.terms, axis)
     rest = ties + _pick(xp, ~mask & below, e.terms, axis)
-    gradient = xp.where(mask, -rest, e.terms) / (e.ties + e.others) * insert_axis(g, axis)
+    gradient = xp.where(mask, -rest, e.terms) / sums.all * insert_axis(g, axis)
     return nan_where_no_class(xp, gradient, logits, labels, axis)
 
 
@@ -529,7 +530,7 @@ def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) ->
 def _(xp: Namespace, logits: Array, labels: Array, dlogits: Array, /, *, axis: int) -> Array:
     mask = class_mask(xp, logits, labels, axis)
     ahead = dlogits - _pick(xp, mask, dlogits, axis)
-    y = shifted_exp(xp, logits, axis).softmax()
+    y = shifted_exp(xp, logits, axis).softmax(xp, axis)
     out = xp.squeeze(_pick(xp, ~mask, y * ahead, axis), axis=axis)
     return nan_where_no_class(xp, out, logits, labels, axis)
 

@@ -68,7 +68,7 @@ def softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
     array([[ 0.1875, -0.1875],
            [ 0.    ,  0.    ]])
     """
-    return shifted_exp(xp, x, axis).softmax()
+    return shifted_exp(xp, x, axis).softmax(xp, axis)
 
 
 @softmax.jvp_rule(keeps="y")
@@ -148,7 +148,8 @@ def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
     >>> print(f"{og.log_softmax(np.array([0.0, -40.0]))[0]:.4g}")
     -4.248e-18
     """
-    return shifted_exp(xp, x, axis).log_softmax(xp)
+    e = shifted_exp(xp, x, axis)
+    return e.log_softmax(xp, e.sums(xp, x, axis))
 
 
 @log_softmax.vjp_rule(keeps="x")
@@ -232,7 +233,8 @@ def logsumexp(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = Fa
            [1. , 1. , 1. ]])
     """
     e = shifted_exp(xp, x, axis)
-    finite = e.top + xp.log1p((e.ties - 1.0) + e.others)
+    sums = e.sums(xp, x, axis)
+    finite = e.top + xp.log1p((sums.ties - 1.0) + sums.others)
     return drop_axis(xp, xp.where(xp.isinf(e.top), e.top, finite), axis, keepdims)
 
 

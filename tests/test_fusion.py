@@ -1,5 +1,6 @@
 """Bodies and rules as row programs, and what the CPU engine makes of them."""
 
+import ctypes
 import functools
 import math
 import os
@@ -15,7 +16,7 @@ import opsgrad as og
 from opsgrad.backends import _engine
 from opsgrad.conformance import TABLE, Row
 from opsgrad.fusion import cpu
-from opsgrad.fusion.program import schedule
+from opsgrad.fusion.program import SHORT, schedule, with_picks
 from opsgrad.fusion.trace import Input, Kind, UntraceableError, trace
 
 FLOAT = np.dtype(np.float32)
@@ -133,7 +134,8 @@ def agree(fused: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
             np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * scale)
 
 
-LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 100, 127, 1537)
+LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 100, 127, SHORT, SHORT + 1, 1537)
+ROWS = 9  # two fours, and one that is left over
 
 
 @needs_llvmlite
@@ -143,7 +145,7 @@ LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 100, 127, 1537)
 def test_every_op_agrees_with_its_body_for_rows_of_any_length(row: Row, dtype: str) -> None:
     for length in LENGTHS if row.has_axis else LENGTHS[2:]:
         rng = np.random.default_rng(length)
-        arrays = row.sample(rng, (3, length), -1)
+        arrays = row.sample(rng, (ROWS, length), -1)
         arrays = [a if a.dtype.kind in "iu" else a.astype(dtype) for a in arrays]
         params = dict(row.variants[0])
         agree(both(row.op, tuple(arrays), params), plain(row.op, tuple(arrays), params))
@@ -177,6 +179,122 @@ def test_strided_arrays_are_taken_in() -> None:
 def test_elementwise_ops_of_any_size(size: int) -> None:
     x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     agree(both(og.sigmoid, (x,), {}), plain(og.sigmoid, (x,), {}))
+
+
+def run(function: Callable[..., Any], *arrays: Any, labels: frozenset[str] = frozenset()) -> Any:
+    """Run a function of arrays called a, b, … through the engine."""
+    names = tuple("abcdef"[: len(arrays)])
+    task = cpu.Task(function, names, {"axis": -1}, arrays[0].dtype, False, labels)
+
+    def fallback(*_: Any) -> Any:
+        raise AssertionError("the engine did not take it")
+
+    return cpu.Fused(task, fallback, 0)(*arrays)
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [1, 10, 16, SHORT, SHORT + 1, 700])
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_no_entry_beside_the_row_is_touched(dtype: str, length: int, rows: int) -> None:
+    def body(xp: Any, x: Any, out: Any, /, *, axis: int) -> Any:
+        return xp.exp(x) / xp.sum(xp.exp(x), axis=axis, keepdims=True), xp.max(x, axis=axis)
+
+    x = np.random.default_rng(0).standard_normal((rows, length)).astype(dtype)
+    calls = cpu.Fused(cpu.Task(body, ("a", "b"), {"axis": -1}, x.dtype, False, frozenset()), id, 0)
+    calls(x, x)
+    (call,) = calls._calls.values()
+    assert call is not None
+    guarded = [np.full(count + 128, 7.0, dtype) for count in (rows * length, rows)]
+    places = [x.ctypes.data, x.ctypes.data, *(one[64:].ctypes.data for one in guarded)]
+    scratch = np.empty(call.scratch + 64, np.uint8)
+    call.kernel(0, rows, length, (ctypes.c_void_p * 4)(*places), call.strides, scratch.ctypes.data)
+    for one in guarded:
+        assert (one[:64] == 7.0).all()
+        assert (one[-64:] == 7.0).all()
+    np.testing.assert_allclose(guarded[1][64:-64], x.max(axis=-1))
+
+
+DIVISORS = (
+    1.0,
+    -3.0,
+    7e-30,
+    0.1,
+    1e38,
+    3e38,
+    1e-38,
+    1e-44,
+    0.0,
+    -0.0,
+    math.inf,
+    -math.inf,
+    math.nan,
+)
+DIVIDENDS = (0.0, -0.0, 1.0, 3.0, -7.0, 1e-45, 1e-38, -2e-30, 3e38, math.inf, -math.inf, math.nan)
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [20, SHORT + 30])
+@pytest.mark.parametrize("axis", [-1, 0])
+@np.errstate(all="ignore")
+def test_division_by_a_number_of_the_row(dtype: str, length: int, axis: int) -> None:
+    exact = np.float128 if hasattr(np, "float128") else np.float64
+    rng = np.random.default_rng(0)
+    divisors = np.concatenate([np.array(DIVISORS), rng.standard_normal(50)]).astype(dtype)
+    x = rng.standard_normal((divisors.size, length)).astype(dtype)
+    x[:, : len(DIVIDENDS)] = DIVIDENDS
+    x[:, -5:] = divisors[:, None] * np.arange(5, dtype=dtype)
+    table = x if axis == -1 else np.ascontiguousarray(x.T)
+    task = cpu.Task(
+        _divided, ("a", "b"), {"axis": axis - table.ndim * (axis == 0)}, x.dtype, False, frozenset()
+    )
+    out = cpu.Fused(task, id, 0)(table, divisors)
+    out = out if axis == -1 else out.T
+    plain = x / divisors[:, None]
+    true = x.astype(exact) / divisors[:, None].astype(exact)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(plain))
+    special = ~np.isfinite(plain) | (plain == 0)
+    np.testing.assert_array_equal(out[special], plain[special])
+    zero = plain == 0
+    np.testing.assert_array_equal(np.signbit(out[zero]), np.signbit(plain[zero]))
+    info = np.finfo(dtype)
+    tiny = np.abs(plain) < info.smallest_normal / info.eps
+    exactly = ~special & ~tiny & (true == plain)
+    np.testing.assert_array_equal(out[exactly], plain[exactly])
+    error = np.abs(out.astype(exact) - true) / np.spacing(np.abs(plain)).astype(exact)
+    assert np.max(error[~special & ~tiny]) < 0.5001
+    assert np.max(error[~special & tiny], initial=0.0) <= 1.0
+
+
+def _divided(xp: Any, x: Any, divisor: Any, /, *, axis: int) -> Any:
+    return x / xp.expand_dims(divisor, axis=axis)
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("length", [1, 10, SHORT + 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_entry_of_a_label_is_picked(dtype: str, length: int) -> None:
+    def body(xp: Any, x: Any, label: Any, /, *, axis: int) -> Any:
+        mask = xp.arange(x.shape[axis], dtype=label.dtype) == label[..., None]
+        mask = mask & (x < xp.max(x, axis=axis, keepdims=True))
+        return xp.sum(xp.where(mask, xp.exp(x), xp.zeros_like(x)), axis=axis)
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((11, length)).astype(dtype)
+    labels = rng.integers(0, length, 11)
+    labels[:5] = -1, length, -(2**40), 2**40 + 1, x[4].argmax()
+    expected = np.zeros(11)
+    for row, label in enumerate(labels):
+        if 0 <= label < length and x[row, label] < x[row].max():
+            expected[row] = np.exp(x[row, label])
+    out = run(body, x, labels, labels=frozenset("b"))
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    traced = trace(
+        body, [Input(Kind.TABLE, x.dtype), Input(Kind.ROW, labels.dtype)], {"axis": -1}, x.dtype
+    )
+    assert "sum" not in str(schedule(with_picks(traced)))
+    assert "sum" in str(schedule(traced))
 
 
 @needs_llvmlite

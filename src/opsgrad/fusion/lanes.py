@@ -54,7 +54,7 @@ class Frame:
         return b.icmp_signed("<", self.counted(0), self.splat(b.trunc(b.sub(end, first), I32)))
 
     def counted(self, first: int) -> Any:
-        """Return the vector first, first + 1, …"""
+        """Return a vector that counts up from `first`."""
         kind = ir.VectorType(I32, self.width)
         return ir.Constant(kind, list(range(first, first + self.width)))
 

@@ -328,10 +328,10 @@ class Printer:
             self.rows[number] = out
         return self.rows[number]
 
-    def _pick(self, terms: int, place: int) -> list[Any]:
-        """Return the entry at a place of the row, 0 where there is none."""
+    def _pick(self, terms: int, index: int) -> list[Any]:
+        """Return the entry at an index along the row, 0 where there is none."""
         b, row = self.builder, self.lanes.row
-        (place,) = self._row_value(place)
+        (place,) = self._row_value(index)
         length = self.frame.length
         if row.width > 1:
             length = self.frame.splat(length, row.width)
@@ -373,9 +373,9 @@ class Printer:
         """Return the inverse of a number of the row as the sum of two, computed when first asked.
 
         A division takes as long as a third of exp. Multiplied by both parts, x/s is wrong by no
-        more than 0.5001 units in the last place, and exact where the quotient is a number of the
-        data type. The high part is rounded towards 0, so that both have the same sign: else an
-        infinite x would give inf - inf.
+        more than 0.5001 units in the last place (near underflow 1), and exact where the quotient is
+        a number of the data type. The high part is rounded towards 0, so that both have the same
+        sign: else an infinite x would give inf - inf.
         """
         if number not in self.inverses:
             b, row, form = self.builder, self.lanes.row, self.form

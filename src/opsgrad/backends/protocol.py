@@ -5,7 +5,6 @@ import contextvars
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -95,8 +94,7 @@ def thawed(key: Any) -> dict[str, Any]:
     return {name: value for name, _, value, *_ in key}
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a library can do, declared for the conformance suite, which guesses nothing."""
 
     float64: bool = True
@@ -113,8 +111,7 @@ class Capabilities:
     """Whether values can be looked at without waiting for a device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a backend may offer a kernel for: the body of an op, or one of its rules."""
 
     op: str

@@ -1,12 +1,13 @@
 """What surrounds the kernels: the cost of a call, of starting, and of memory."""
 
+import compileall
 import functools
 import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -34,38 +35,27 @@ STARTS = {
 
 def overhead(seconds: float = 2.0) -> Iterator[Group]:
     """Yield the time of small calls, and of the same body without the call path around it."""
+    namespace = og.backends()["numpy"].namespace
     for case in cases(CALLED, shapes=[SMALL], dtypes=["float32"], roles=["value"]):
         arrays, op = inputs(case).arrays, TABLE[case.op].op
-        calls = {
-            OURS: functools.partial(op, *arrays),
-            "body alone": functools.partial(_body_alone, op, arrays),
-        }
+        body = functools.partial(op.body, namespace, *arrays, **op.signature.complete({}))
+        calls = {OURS: functools.partial(op, *arrays), "body": functools.partial(_quiet, body)}
         times = time_by_turns(calls, seconds)
         called, alone = (times[name].least for name in calls)
         yield {"op": case.op, "seconds": called, "body": alone, "overhead": called - alone}
 
 
-def _body_alone(op: Any, arrays: tuple[Array, ...]) -> Any:
+def _quiet(body: Callable[[], Array]) -> Array:
     with np.errstate(all="ignore"):
-        return op.body(_namespace(), *arrays, **_defaults(op))
-
-
-@functools.cache
-def _namespace() -> Any:
-    return og.backends()["numpy"].namespace
-
-
-@functools.cache
-def _defaults(op: Any) -> Mapping[str, Any]:
-    complete: Mapping[str, Any] = op.signature.complete({})
-    return complete
+        return body()
 
 
 def starts(processes: int = PROCESSES) -> Group:
     """Return the seconds of processor time of fresh processes, by turns: the first and the least.
 
-    Without the interpreter's own start.
+    Without the interpreter's own start, and with bytecode in place, as after an installation.
     """
+    compileall.compile_dir(Path(og.__file__).parent, quiet=1)
     taken: dict[str, list[float]] = {name: [] for name in ("nothing", *STARTS)}
     for _ in range(processes):
         for name, program in {"nothing": "pass", **STARTS}.items():
@@ -78,7 +68,10 @@ def starts(processes: int = PROCESSES) -> Group:
 
 
 def _processor_time(program: str) -> float:
-    process = subprocess.Popen([sys.executable, "-c", program])
+    # The threads that OpenBLAS starts with NumPy spin until they find nothing to do: time that
+    # would count for whatever the process does meanwhile.
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", program], env=alone)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -117,3 +117,15 @@ print(*sorted(new - set(sys.stdlib_module_names)))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["array_api_compat", "numpy", "opsgrad"]
+
+
+def test_import_brings_in_nothing_slow_that_numpy_does_not() -> None:
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import opsgrad
+slow = {"dataclasses", "decimal", "difflib", "fractions", "importlib.metadata"}
+print(sorted(slow & set(sys.modules) - before))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

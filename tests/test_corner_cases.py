@@ -42,6 +42,18 @@ def test_plans_do_not_freeze_the_default_data_type() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+def test_plans_are_kept_for_one_shape_and_data_type_each() -> None:
+    rows, alpha = np.ones((2, 3)), np.ones(3)
+    assert og.softmax(rows, axis=1).shape == (2, 3)
+    with pytest.raises(og.AxisError):
+        og.softmax(rows[0], axis=1)
+    assert og.softmax(rows.astype(np.float32), axis=1).dtype == np.float32
+    og.prelu(rows, alpha)
+    with pytest.raises(og.ShapeError):
+        og.prelu(rows, alpha[:2])
+    assert og.prelu(rows.astype(np.float32), alpha).dtype == np.float64
+
+
 def test_kept_plans_do_not_skip_checks() -> None:
     x = np.zeros((2, 3))
     og.softmax(x, axis=1)

@@ -8,6 +8,7 @@ import pytest
 from libraries import library_named, library_parameters
 
 import opsgrad as og
+from opsgrad.backends import protocol
 from opsgrad.conformance import Row
 from opsgrad.conformance.checks import call, call_jvp, call_vjp, direction, sample
 from opsgrad.conformance.suite.rows import rows_with
@@ -229,4 +230,29 @@ def test_empty_arrays(row: Row, library: Target) -> None:
 def test_caller_error_state_is_untouched() -> None:
     with np.errstate(all="raise"):
         og.softmax(np.array([np.inf, -np.inf]))
+        assert set(np.geterr().values()) == {"raise"}
+        with pytest.raises(og.ShapeError):
+            og.prelu(np.ones(3), np.ones(2))
+        assert set(np.geterr().values()) == {"raise"}
+
+
+def test_numpy_keeps_its_state_in_the_one_variable_that_is_set_here() -> None:
+    assert len(protocol._SILENT) == 1
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_quietly(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not found:  # a NumPy that keeps its state elsewhere
+        monkeypatch.setattr(protocol, "_SILENT", [])
+
+    def state(zero: Any) -> Any:
+        return set(np.geterr().values()), 1.0 / zero
+
+    def failing(zero: Any) -> Any:
+        raise ZeroDivisionError
+
+    with np.errstate(all="raise"):
+        assert protocol.quietly(state)(np.zeros(())) == ({"ignore"}, np.inf)
+        with pytest.raises(ZeroDivisionError):
+            protocol.quietly(failing)(np.zeros(()))
         assert set(np.geterr().values()) == {"raise"}

@@ -221,22 +221,32 @@ def test_an_op_that_writes_into_its_argument() -> None:
 class Noisy(NumPyBackend):
     """Gets everything slightly wrong."""
 
-    def run(self, function: Any, arrays: tuple[Any, ...], parameters: Mapping[str, Any]) -> Any:
-        out = super().run(function, arrays, parameters)
-        if isinstance(out, tuple):
-            return tuple(one * (1 + 1e-6) for one in out)
-        return out * (1 + 1e-6)
+    def runner(self, function: Any, parameters: Mapping[str, Any]) -> Callable[..., Any]:
+        right = super().runner(function, parameters)
+
+        def run(*arrays: Any) -> Any:
+            out = right(*arrays)
+            if isinstance(out, tuple):
+                return tuple(one * (1 + 1e-6) for one in out)
+            return out * (1 + 1e-6)
+
+        return run
 
 
 class Narrow(NumPyBackend):
     """Computes float64 in float32."""
 
-    def run(self, function: Any, arrays: tuple[Any, ...], parameters: Mapping[str, Any]) -> Any:
-        narrow = [
-            one.astype("float32") if getattr(one, "dtype", None) == np.float64 else one
-            for one in arrays
-        ]
-        return super().run(function, tuple(narrow), parameters)
+    def runner(self, function: Any, parameters: Mapping[str, Any]) -> Callable[..., Any]:
+        right = super().runner(function, parameters)
+
+        def run(*arrays: Any) -> Any:
+            narrow = [
+                one.astype("float32") if getattr(one, "dtype", None) == np.float64 else one
+                for one in arrays
+            ]
+            return right(*narrow)
+
+        return run
 
 
 class Narrowing(Narrow):

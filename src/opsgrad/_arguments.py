@@ -1,7 +1,6 @@
 """Taking in the arrays of a call: whose they are, whether they fit, and where they run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,17 @@ from opsgrad.backends import backend_of, get_backend, host_array
 from opsgrad.backends.protocol import Backend
 
 
-@dataclass(slots=True)
 class Source:
     """An array as the caller passed it.
 
     A list or a number is `weak`: it comes as a NumPy array and takes the data type of the others.
     """
 
-    argument: Argument
-    array: Array
-    backend: Backend
-    weak: bool
+    def __init__(self, argument: Argument, array: Array, backend: Backend, *, weak: bool) -> None:
+        self.argument = argument
+        self.array = array
+        self.backend = backend
+        self.weak = weak
 
     @property
     def name(self) -> str:

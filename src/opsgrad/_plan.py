@@ -1,7 +1,6 @@
 """A checked call: which backend runs it, in which data type, and how arrays go in and come out."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from opsgrad._arguments import (
@@ -68,27 +67,39 @@ class Input(NamedTuple):
         return "is left out" if self.dtype is None else "holds integers"
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
     """How one call of an op runs: everything but the arrays themselves."""
 
-    op: str
-    every: tuple[Input, ...]
-    given: int
-    backend: Backend
-    takes_foreign: bool
-    parameters: Mapping[str, Any]
-    result: DType
-    compute: DType
-    labels: DType
-    device: Any
-    elementwise: bool
-    rowwise: bool
-    exact: bool
-    """Whether every array is already in the data type that the body computes in."""
-    may_record: bool
-    """Whether the library has an autodiff of its own that might be watching."""
-    kernels: dict[str, Kernel | str] = field(default_factory=dict)
+    def __init__(
+        self,
+        op: str,
+        every: tuple[Input, ...],
+        given: int,
+        call: "_Call",
+        dtypes: tuple[DType, DType],
+        device: Any,
+        *,
+        elementwise: bool,
+        rowwise: bool,
+    ) -> None:
+        backend = call.target
+        self.op = op
+        self.every = every
+        self.given = given
+        self.missing = (None,) * (len(every) - given)
+        self.backend = backend
+        self.takes_foreign = call.asked
+        self.parameters = call.parameters
+        self.result, self.compute = dtypes
+        self.labels = backend.default_dtype("integral")
+        self.device = device
+        self.elementwise = elementwise
+        self.rowwise = rowwise
+        # Whether every array is already in the data type that the body computes in.
+        self.exact = all(one.dtype in (None, self._computed(one)) for one in every)
+        # Whether the library has an autodiff of its own that might be watching.
+        self.may_record = type(backend).records is not Backend.records
+        self._ready: dict[str, Callable[..., Any]] = {}
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -100,34 +111,42 @@ class Plan:
     def value(self, body: Rule, arrays: Arrays) -> tuple[Array, Any]:
         """Run the body; return its value in the computing data type, and its residual if any."""
         wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
-        out = self._run(body, wide)
+        # As `_run` has it, written out: every call comes through here.
+        out = (self._ready.get("value") or self._prepare(body))(*wide)
         return out if isinstance(out, tuple) else (out, None)
 
     def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
-        kernel = self.kernels.get(rule.role) or self.kernel(rule)
-        if isinstance(kernel, Kernel):
-            return kernel.call(*arrays)
-        parameters = self.parameters
-        if len(rule.takes) != len(parameters):
-            parameters = {name: parameters[name] for name in rule.takes}
-        return self.backend.run(rule.function, arrays, parameters)
+        return (self._ready.get(rule.role) or self._prepare(rule))(*arrays)
+
+    def _prepare(self, rule: Rule) -> Callable[..., Any]:
+        """Return what runs a body or rule on arrays alone, and keep it for the calls to come."""
+        kernel = self.kernel(rule)
+        self._ready[rule.role] = ready = (
+            kernel.call
+            if isinstance(kernel, Kernel)
+            else self.backend.runner(rule.function, self._taken(rule))
+        )
+        return ready
 
     def kernel(self, rule: Rule) -> Kernel | str:
         """Return what the backend offers for a rule, or why it offers nothing."""
-        if rule.role not in self.kernels:
-            work = Work(
-                op=self.op,
-                role=rule.role,
-                function=rule.function,
-                names=(*rule.keeps, *rule.directions),
-                parameters={name: self.parameters[name] for name in rule.takes},
-                dtype=self.compute,
-                elementwise=self.elementwise,
-                rowwise=self.rowwise,
-                arguments=tuple(one.argument for one in self.every),
-            )
-            self.kernels[rule.role] = self.backend.kernel(work)
-        return self.kernels[rule.role]
+        return self.backend.kernel(self._work(rule))
+
+    def _work(self, rule: Rule) -> Work:
+        return Work(
+            op=self.op,
+            role=rule.role,
+            function=rule.function,
+            names=(*rule.keeps, *rule.directions),
+            parameters=self._taken(rule),
+            dtype=self.compute,
+            elementwise=self.elementwise,
+            rowwise=self.rowwise,
+            arguments=tuple(one.argument for one in self.every),
+        )
+
+    def _taken(self, rule: Rule) -> dict[str, Any]:
+        return {name: self.parameters[name] for name in rule.takes}
 
     def pull(
         self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
@@ -267,10 +286,11 @@ class Plan:
 
     def _widen(self, one: Input, array: Array | None) -> Array | None:
         """Return an argument in the data type that the body computes in."""
-        if array is None or one.dtype == self.compute:
-            return array
+        return array if array is None else self._cast(array, self._computed(one))
+
+    def _computed(self, one: Input) -> DType:
         # Labels: PyTorch's unsigned integers cannot be compared with anything.
-        return self._cast(array, self.compute if one.argument.differentiable else self.labels)
+        return self.compute if one.argument.differentiable else self.labels
 
     def _cast(self, array: Array, dtype: DType) -> Array:
         return array if array.dtype == dtype else self.backend.cast(array, dtype)
@@ -380,13 +400,20 @@ class Planner:
 
         Nothing is moved or computed before everything has been checked.
         """
-        key = _key(given, parameters, backend)
-        plan = self._kept.get(key) if key is not None else None
+        own = frozen(parameters) if parameters else ()
+        # All that a plan depends on.
+        key: Any = backend, backend_in_force(), own
+        try:
+            for x in given:
+                key += (None,) if x is None else (type(x), x.dtype, x.shape, x.device)
+            plan = self._kept.get(key)
+        except (AttributeError, TypeError):
+            key = _key_in_words(given, own, backend)
+            plan = self._kept.get(key)
         if plan is not None:
             if self._has_labels:
                 plan.check_labels(given)
-            missing = len(plan.every) - len(given)
-            return plan, (*given, *(None,) * missing) if missing else given
+            return plan, given + plan.missing if plan.missing else given
         plan, arrays = self._make(given, parameters, backend)
         # Only where the arrays go in as they came, so that they can do so again, and decide the
         # data type: PyTorch and JAX let the user change the default.
@@ -401,8 +428,8 @@ class Planner:
         self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
     ) -> tuple[Plan, Arrays]:
         call = self._check(given, parameters, backend)
-        result, compute, device = place(self.signature.name, call.sources, call.target)
-        plan = self._plan(call, len(given), result, compute, device)
+        *dtypes, device = place(self.signature.name, call.sources, call.target)
+        plan = self._plan(call, len(given), tuple(dtypes), device)
         present = {source.name: source.array for source in call.sources}
         arrays = tuple(present.get(argument.name) for argument in self.signature.arguments)
         if call.target is not call.home:
@@ -415,8 +442,8 @@ class Planner:
         """Check a call; return its plan, and why it runs where it does. Nothing is moved."""
         call = self._check(given, parameters, backend)
         dtype = same_dtype(call.target, precision(call.home, call.target, call.sources))
-        result, compute = call.target.floating_dtypes((dtype,))
-        return self._plan(call, len(given), result, compute, None), _why(call, backend)
+        dtypes = call.target.floating_dtypes((dtype,))
+        return self._plan(call, len(given), dtypes, None), _why(call, backend)
 
     def _check(
         self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
@@ -438,7 +465,7 @@ class Planner:
         floating = {source.name: source.floating for source in sources}
         return _Call(complete, sources, floating, home, target, asked is not None)
 
-    def _plan(self, call: "_Call", given: int, result: DType, compute: DType, device: Any) -> Plan:
+    def _plan(self, call: "_Call", given: int, dtypes: tuple[DType, DType], device: Any) -> Plan:
         present = {source.name: source for source in call.sources}
         every = tuple(
             Input(argument, (), None, differentiable=False)
@@ -446,25 +473,15 @@ class Planner:
             else Input(argument, source.shape, source.array.dtype, call.floating[argument.name])
             for argument in self.signature.arguments
         )
-        labels = call.target.default_dtype("integral")
-        exact = all(
-            one.dtype in (None, compute if one.argument.differentiable else labels) for one in every
-        )
         return Plan(
-            op=self.signature.name,
-            every=every,
-            given=given,
-            backend=call.target,
-            takes_foreign=call.asked,
-            parameters=call.parameters,
-            result=result,
-            compute=compute,
-            labels=labels,
-            device=device,
+            self.signature.name,
+            every,
+            given,
+            call,
+            dtypes,
+            device,
             elementwise=self.elementwise,
             rowwise=self.rowwise,
-            exact=exact,
-            may_record=type(call.target).records is not Backend.records,
         )
 
 
@@ -495,29 +512,8 @@ def _why(call: _Call, backend: str | None) -> str:
 MOST_PLANS = 256
 
 
-def _key(
-    given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
-) -> Hashable | None:
-    """Return all that a plan depends on, or None if it cannot be said in short."""
-    own = frozen(parameters) if parameters else ()
-    try:
-        # Written out, because every call comes through here.
-        if len(given) == 1:
-            (x,) = given
-            key: Hashable = backend, backend_in_force(), own, type(x), x.dtype, x.shape, x.device
-        else:
-            described = [
-                None if x is None else (type(x), x.dtype, x.shape, x.device) for x in given
-            ]
-            key = (backend, backend_in_force(), own, *described)
-        hash(key)
-    except (AttributeError, TypeError):
-        return _key_in_words(given, own, backend)
-    return key
-
-
 def _key_in_words(given: tuple[Any, ...], own: Hashable, backend: str | None) -> Hashable | None:
-    """Return the key of arrays whose device is not told, or has no hash as CuPy's."""
+    """Return the key of arrays whose device is not told, or has no hash as CuPy's, if any."""
     try:
         described = [
             None if x is None else (type(x), x.dtype, x.shape, str(getattr(x, "device", None)))

@@ -15,8 +15,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import numpy as np
 
@@ -47,8 +46,7 @@ Shared = Annotated[Array, Role.SHARED]
 """Weights and the like: values that every example of the batch shares."""
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """The values that a number may take."""
 
     words: str
@@ -61,8 +59,7 @@ NonNegative = Annotated[float, Range("non-negative and finite", lambda v: 0.0 <=
 Order = Annotated[float, Range("positive, or infinity", lambda v: v > 0.0)]
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """An array argument of an op."""
 
     name: str
@@ -75,8 +72,7 @@ class Argument:
         return self.role is not Role.LABELS
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A keyword parameter of an op, and how a value for it is checked."""
 
     name: str

@@ -1,15 +1,13 @@
 """What would run a call, and why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opsgrad._errors import ArgumentError
 from opsgrad._op import Op, unwrap
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What would run a call of an op; printed, a sentence for each of its roles.
 
     Attributes
@@ -35,7 +33,8 @@ class Choice:
         rows = [f"  {role:<{width}}{engine}" for role, engine in self.engines.items()]
         return "\n".join([f"{self.op} runs on {self.backend}, because {self.why}", *rows])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def which_backend(op: Any, /, *arrays: Any, **parameters: Any) -> Choice:

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import difflib
 import functools
 import importlib
 import reprlib
@@ -113,6 +112,8 @@ def get_backend(name: str, taker: str = "opsgrad") -> Backend:
 
 
 def _hint(name: str) -> str:
+    import difflib  # 1 ms
+
     known = [*_BUILTIN, *_plugins()]
     near = difflib.get_close_matches(name, known)
     guess = f"did you mean {near[0]!r}? " if near else ""

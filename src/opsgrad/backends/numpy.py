@@ -1,5 +1,6 @@
 """NumPy: the default backend, and the host side of the others."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +9,7 @@ import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
 from opsgrad.backends import _engine
-from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, quiet, run_quietly
+from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, quiet, quietly
 
 
 def _sum(
@@ -74,10 +75,12 @@ class NumPyBackend(Backend):
         arrays: tuple[Array | None, ...],
         parameters: Mapping[str, Any],
     ) -> Any:
-        return run_quietly(function, self._namespace, arrays, parameters)
+        return self.runner(function, parameters)(*arrays)
+
+    def runner(
+        self, function: Callable[..., Any], parameters: Mapping[str, Any]
+    ) -> Callable[..., Any]:
+        return quietly(functools.partial(function, self._namespace, **parameters))
 
     def kernel(self, work: Work) -> Kernel | str:
-        def fallback(*arrays: Array | None) -> Any:
-            return self.run(work.function, arrays, work.parameters)
-
-        return _engine.offer(work, fallback)
+        return _engine.offer(work, self.runner(work.function, work.parameters))

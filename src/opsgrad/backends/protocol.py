@@ -1,10 +1,10 @@
 """What a backend is: an array library, and how its arrays are taken in, run and handed back."""
 
 import contextlib
+import contextvars
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,44 +40,61 @@ def quiet() -> Any:
     return np.errstate(all="ignore")
 
 
-@np.errstate(all="ignore")  # as a decorator it takes 0.4 µs, half of what `with` takes
-def run_quietly(
-    function: Callable[..., Any],
-    namespace: Any,
-    arrays: tuple[Array | None, ...],
-    parameters: Mapping[str, Any],
-) -> Any:
-    """Run a body or rule while NumPy keeps its floating-point events to itself."""
-    return function(namespace, *arrays, **parameters)
+def _silent() -> list[tuple[contextvars.ContextVar[Any], Any]]:
+    """Return the variable in which NumPy keeps what events lead to, and its value for nothing."""
+    context = contextvars.Context()
+    context.run(np.seterr, all="ignore")
+    return list(context.items())
 
 
-def frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, type, Any, float], ...]:
+_SILENT = _silent()
+
+
+def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` so that NumPy keeps its floating-point events to itself while it runs.
+
+    That is `np.errstate` as a decorator, in 0.15 µs a call instead of 0.4.
+    """
+    if len(_SILENT) != 1:  # a NumPy that keeps it elsewhere
+        return quiet()(function)  # type: ignore[no-any-return]
+    ((variable, silence),) = _SILENT
+
+    def run(*arrays: Array | None) -> Any:
+        token = variable.set(silence)
+        try:
+            return function(*arrays)
+        finally:
+            variable.reset(token)
+
+    return run
+
+
+def frozen(parameters: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
     """Return parameters as a key that tells apart what compares equal: True, 1, 1.0; 0.0, -0.0."""
     return tuple(
         [
-            # NumPy's own numbers as Python's: torch.compile takes them for arrays, without a hash.
-            (
-                name,
-                type(value),
-                value.item() if isinstance(value, np.generic) else value,
-                _sign(value),
-            )
+            (name, type(value), value) if type(value) in _PLAIN else _told_apart(name, value)
             for name, value in parameters.items()
         ]
     )
 
 
-def _sign(value: Any) -> float:
-    return math.copysign(1.0, value) if isinstance(value, float) else 1.0
+_PLAIN = (int, str, bool)
+
+
+def _told_apart(name: str, value: Any) -> tuple[Any, ...]:
+    # NumPy's own numbers as Python's: torch.compile takes them for arrays, without a hash.
+    plain = value.item() if isinstance(value, np.generic) else value
+    sign = math.copysign(1.0, value) if isinstance(value, float) else 1.0
+    return name, type(value), plain, sign
 
 
 def thawed(key: Any) -> dict[str, Any]:
     """Return the parameters of which `frozen` made a key."""
-    return {name: value for name, _, value, _ in key}
+    return {name: value for name, _, value, *_ in key}
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a library can do, declared for the conformance suite, which guesses nothing."""
 
     float64: bool = True
@@ -94,8 +111,7 @@ class Capabilities:
     """Whether values can be looked at without waiting for a device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a backend may offer a kernel for: the body of an op, or one of its rules."""
 
     op: str
@@ -315,6 +331,13 @@ class Backend:
     ) -> Any:
         """Run an op's body or rule on arrays of this backend."""
         return function(self.namespace, *arrays, **parameters)
+
+    def runner(
+        self, function: Callable[..., Any], parameters: Mapping[str, Any]
+    ) -> Callable[..., Any]:
+        """Return a body or rule as a callable on arrays, to be called many times as `run` is."""
+        # No `def`: torch.compile, which may meet it, cannot make annotations again.
+        return lambda *arrays: self.run(function, arrays, parameters)
 
     def kernel(self, work: Work) -> Kernel | str:
         """Offer something better than `run` for a body or rule, or say in words why there is none.

@@ -1,10 +1,11 @@
 """Any other array library that follows the array API standard: its own namespace, as it is."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, quiet, run_quietly
+from opsgrad.backends.protocol import Backend, Capabilities, quiet, quietly
 
 
 class StandardBackend(Backend):
@@ -48,4 +49,4 @@ class StandardBackend(Backend):
         parameters: Mapping[str, Any],
     ) -> Any:
         # Such a library may compute through NumPy, as array-api-strict does.
-        return run_quietly(function, self._namespace, arrays, parameters)
+        return quietly(functools.partial(function, self._namespace, **parameters))(*arrays)

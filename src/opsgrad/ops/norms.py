@@ -1,7 +1,6 @@
 """Norms along an axis, free of overflow and underflow, with gradients that are never NaN at 0."""
 
 import math
-from fractions import Fraction
 
 from opsgrad._compiling import constant
 from opsgrad._op import op
@@ -79,6 +78,8 @@ def _root_power(xp: Namespace, total: Array, numerator: float, p: float) -> Arra
 @constant
 def _exponent(numerator: float, p: float, dtype: DType) -> tuple[float, float]:
     """Return numerator/p rounded, and what rounding it left out."""
+    from fractions import Fraction  # 2 ms
+
     exponent = round_to(numerator / p, dtype)
     if math.isinf(exponent):
         return exponent, 0.0

@@ -1,5 +1,6 @@
 """A checked call: which backend runs it, in which data type, and how arrays go in and come out."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ class Rule(NamedTuple):
     """An op's body or one of its rules."""
 
     role: str
-    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian"."""
+    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian"; "value_and_grad" for body
+    and VJP rule together."""
     function: Callable[..., Any]
     keeps: tuple[str, ...]
     """The arrays that it works from: arguments, "y" or "kept"."""
@@ -89,6 +91,8 @@ class Plan:
     may_record: bool
     """Whether the library has an autodiff of its own that might be watching."""
     kernels: dict[str, Kernel | str] = field(default_factory=dict)
+    joint_kernels: dict[tuple[int, ...], Kernel | str] = field(default_factory=dict)
+    """Those for value and gradients together, by the numbers of the arrays to differentiate by."""
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -115,19 +119,53 @@ class Plan:
     def kernel(self, rule: Rule) -> Kernel | str:
         """Return what the backend offers for a rule, or why it offers nothing."""
         if rule.role not in self.kernels:
-            work = Work(
-                op=self.op,
-                role=rule.role,
-                function=rule.function,
-                names=(*rule.keeps, *rule.directions),
-                parameters={name: self.parameters[name] for name in rule.takes},
-                dtype=self.compute,
-                elementwise=self.elementwise,
-                rowwise=self.rowwise,
-                arguments=tuple(one.argument for one in self.every),
-            )
-            self.kernels[rule.role] = self.backend.kernel(work)
+            self.kernels[rule.role] = self.backend.kernel(self._work(rule))
         return self.kernels[rule.role]
+
+    def joint_kernel(self, rule: Rule, numbers: tuple[int, ...]) -> Kernel | str:
+        """Return what the backend offers for the value and the gradients by `numbers` together."""
+        if numbers not in self.joint_kernels:
+            self.joint_kernels[numbers] = self.backend.kernel(self._work(rule))
+        return self.joint_kernels[numbers]
+
+    def _work(self, rule: Rule) -> Work:
+        return Work(
+            op=self.op,
+            role=rule.role,
+            function=rule.function,
+            names=(*rule.keeps, *rule.directions),
+            parameters={name: self.parameters[name] for name in rule.takes},
+            dtype=self.compute,
+            elementwise=self.elementwise,
+            rowwise=self.rowwise,
+            arguments=tuple(one.argument for one in self.every),
+        )
+
+    def value_and_gradients(
+        self, rule: Rule, arrays: Arrays, numbers: tuple[int, ...]
+    ) -> tuple[Array, tuple[Array, ...]] | None:
+        """Return the value, and the gradients of its sum by `numbers`; None without a kernel."""
+        kernel = self.joint_kernel(rule, numbers)
+        if isinstance(kernel, str):
+            return None
+        share = 1.0
+        if self.parameters.get("reduction") == "mean":
+            shape = self._examples_shape()
+            if 0 in shape or not all(map(known, shape)):
+                return None
+            share = 1.0 / math.prod(shape)
+        seed = self.backend.namespace.asarray(share, dtype=self.compute, device=self.device)
+        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
+        out = kernel.call(seed, *wide)
+        if out is None:
+            return None
+        value, *gradients = out
+        by = [self.every[number] for number in numbers]
+        for one, gradient in zip(by, gradients, strict=True):
+            self._check_gradient(one, gradient)
+        return self.finish(value, self.result), tuple(
+            self.finish(gradient, one.dtype) for one, gradient in zip(by, gradients, strict=True)
+        )
 
     def pull(
         self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
@@ -238,9 +276,7 @@ class Plan:
         reduction = self.parameters.get("reduction", "none")
         if reduction == "none":
             return cotangent
-        shape = self.every[0].shape
-        if "axis" in self.parameters:
-            shape = without_axis(shape, self.parameters["axis"])
+        shape = self._examples_shape()
         like = self._examples(rule, kept) if self.backend.capabilities.lazy else None
         if like is None and not all(map(known, shape)):
             raise ShapeError(
@@ -248,6 +284,11 @@ class Plan:
                 f"shape {shape}"
             )
         return self.backend.run(spread, (cotangent, like), {"reduction": reduction, "shape": shape})
+
+    def _examples_shape(self) -> Shape:
+        """Return the shape that a reduced loss has before it is reduced."""
+        shape = self.every[0].shape
+        return without_axis(shape, self.parameters["axis"]) if "axis" in self.parameters else shape
 
     def _examples(self, rule: Rule, kept: Sequence[Any]) -> Array | None:
         """Return an array of one entry for each example, of those that a rule keeps."""

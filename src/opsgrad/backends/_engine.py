@@ -9,7 +9,7 @@ import numpy as np
 
 from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import Kernel, Work, frozen, not_installed
+from opsgrad.backends.protocol import JOINT, SEED, Kernel, Work, frozen, not_installed
 
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
@@ -34,7 +34,7 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
     reason = why_unavailable()
     if reason is not None:
         return reason
-    if not work.rowwise or work.role not in ("value", "vjp", "jvp"):
+    if not work.rowwise or work.role not in ("value", "vjp", "jvp", JOINT):
         return "kernels are for what runs row by row"
     if work.dtype not in (np.float32, np.float64):
         return f"kernels compute in float32 and float64, not in {work.dtype}"
@@ -82,6 +82,7 @@ class _Offered:
             dtype=np.dtype(work.dtype),
             elementwise=work.elementwise,
             labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
+            numbers=frozenset({SEED}),
         )
 
     def _fused(self) -> Any:
@@ -99,6 +100,13 @@ class _Offered:
         from opsgrad.fusion import cpu
 
         reason = cpu.why_not(self.task)
+        if self.work.role == JOINT:
+            if reason is not None:
+                return f"value, then vjp, because no kernel can be made of both: {reason}"
+            return (
+                f"one compiled loop for both from {FROM:,} entries on, or once it is there; below "
+                "value, then vjp"
+            )
         if reason is not None:
             return f"as it is written, because no kernel can be made of it: {reason}"
         return (

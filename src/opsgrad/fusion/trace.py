@@ -287,6 +287,8 @@ class Tracer:
         if not isinstance(axis, int):
             raise UntraceableError(f"its {kind} runs along {axis!r}")
         place = axis % x.ndim
+        if x.shape[place] == 1:  # reduced before
+            return x if keepdims else self.squeeze(x, axis=place)
         if x.shape[place] is not COLUMNS:
             raise UntraceableError(f"its {kind} runs along another axis than the op")
         if x.dtype not in FLOATING:
@@ -353,6 +355,19 @@ class Trace(NamedTuple):
     kinds: tuple[Kind, ...]
     structure: Any
     """The nest of tuples that the function returns, with the numbers of outputs at its leaves."""
+
+    def summed(self) -> "Trace":
+        """Return the trace with its first result, where that is a table, summed along the rows.
+
+        A reduced loss needs no more of its values, and a table of them need not be written.
+        """
+        if self.kinds[0] is not Kind.TABLE:
+            return self
+        values = Symbol(self.graph, self.outputs[0], Kind.TABLE.value)
+        total = Tracer(self.graph).sum(values, axis=-1)
+        return self._replace(
+            outputs=(total.number, *self.outputs[1:]), kinds=(Kind.ROW, *self.kinds[1:])
+        )
 
 
 def trace(

@@ -197,10 +197,11 @@ class Op(Differentiable, Generic[P]):
 
     def _joint_rule(self, numbers: tuple[int, ...]) -> Rule:
         """Return body and VJP rule as one; always the same, for it stands for what is compiled."""
-        if numbers not in self._joint_rules:
-            arguments = self.signature.arguments
-            self._joint_rules[numbers] = joint(self._body, self.rule("vjp"), arguments, numbers)
-        return self._joint_rules[numbers]
+        known = self._joint_rules.get(numbers)
+        if known is None:
+            made = joint(self._body, self.rule("vjp"), self.signature.arguments, numbers)
+            known = self._joint_rules.setdefault(numbers, made)
+        return known
 
     def _row_axis(self, plan: Plan, number: int, shape: Shape) -> int | None:
         """Return the axis that alone is mixed; ops say so by `axis`, elementwise, or Jacobian."""

@@ -13,9 +13,9 @@ from opsgrad.backends.protocol import JOINT, SEED
 def joint(body: Rule, rule: Rule, arguments: Sequence[Argument], numbers: tuple[int, ...]) -> Rule:
     """Return the rule for an op's value and its gradients by the arrays `numbers`.
 
-    Its function takes one number before the arrays: the cotangent of every single value. What body
-    and VJP rule compute alike stands in it twice, and is computed once where it is compiled; what
-    only gradients by other arrays need, not at all.
+    Its function takes one number before the arrays, the cotangent of each value. Where it is
+    traced, what body and VJP rule both compute is computed once, and what only gradients by other
+    arrays need, not at all.
     """
     names = tuple(one.name for one in arguments)
     differentiable = tuple(one.name for one in arguments if one.differentiable)

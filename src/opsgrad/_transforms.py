@@ -221,6 +221,11 @@ def value_and_grad(
     DTypeError
         From the function, a TypeError, if such an array holds integers.
 
+    Notes
+    -----
+    Gradients by other arrays are not computed where one compiled kernel gives value and gradients:
+    `which_backend` says whether there is one.
+
     Examples
     --------
     >>> import numpy as np

@@ -100,15 +100,7 @@ class _Offered:
         from opsgrad.fusion import cpu
 
         reason = cpu.why_not(self.task)
-        if self.work.role == JOINT:
-            if reason is not None:
-                return f"value, then vjp, because no kernel can be made of both: {reason}"
-            return (
-                f"one compiled loop for both from {FROM:,} entries on, or once it is there; below "
-                "value, then vjp"
-            )
+        apart = "value, then vjp" if self.work.role == JOINT else "as it is written"
         if reason is not None:
-            return f"as it is written, because no kernel can be made of it: {reason}"
-        return (
-            f"a compiled loop from {FROM:,} entries on, or once it is there; below as it is written"
-        )
+            return f"{apart}, because no kernel can be made of it: {reason}"
+        return f"a compiled loop from {FROM:,} entries on, or once it is there; below {apart}"

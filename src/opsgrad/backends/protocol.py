@@ -21,7 +21,7 @@ Kind = str
 
 JOINT = "value_and_grad"
 """The role of an op's body and VJP rule together."""
-SEED = "seed"
+SEED = "cotangent of each value"
 """The name of the one number that such work takes before the op's arrays."""
 
 _KINDS = {
@@ -112,8 +112,8 @@ class Work:
     function: Callable[..., Any]
     """The body or the rule itself: ``function(xp, *arrays, **parameters)``."""
     names: tuple[str, ...]
-    """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"; and
-    "seed", of no axes, the cotangent of every single value."""
+    """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"; or
+    "cotangent of each value", one number in an array of no axes."""
     parameters: Mapping[str, Any]
     """The parameters that it takes; ``axis`` counts from the end."""
     dtype: DType

@@ -91,7 +91,7 @@ class DaskBackend(Backend):
         if not (work.elementwise or work.rowwise) or work.role == "jacobian":
             return "it is not row by row: phases of chunks, and trees over them"
         if work.role == JOINT:
-            return "tasks find either by its name"
+            return "each is a layer of tasks of its own"
         from opsgrad.backends.dask._blocks import run_in_blocks
 
         def call(*arrays: Any) -> Any:

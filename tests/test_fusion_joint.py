@@ -139,6 +139,10 @@ def test_argnums_in_any_order_share_a_kernel() -> None:
     np.testing.assert_array_equal(dt, one)
     np.testing.assert_array_equal(dt, again)
     assert len(compiled()) == 1
+    for number, expected in enumerate((dp, dt)):
+        alone = og.value_and_grad(og.squared_error, number)(p, t)[1]
+        np.testing.assert_array_equal(alone, expected)
+    assert len(compiled()) == 3
 
 
 # -- what it computes ----------------------------------------------------------------------------

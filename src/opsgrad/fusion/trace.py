@@ -287,12 +287,12 @@ class Tracer:
         if not isinstance(axis, int):
             raise UntraceableError(f"its {kind} runs along {axis!r}")
         place = axis % x.ndim
-        if x.dtype not in FLOATING:
-            raise UntraceableError(f"its {kind} is of {x.dtype}")
-        if x.shape[place] == 1:  # reduced before
+        if x.shape[place] == 1:
             return x if keepdims else self.squeeze(x, axis=place)
         if x.shape[place] is not COLUMNS:
             raise UntraceableError(f"its {kind} runs along another axis than the op")
+        if x.dtype not in FLOATING:
+            raise UntraceableError(f"its {kind} is of {x.dtype}")
         shape = (*x.shape[:place], 1, *x.shape[place + 1 :])
         if x.graph.nodes[x.number].columns:
             out = Symbol(x.graph, x.graph.apply(kind, (x.number,), x.dtype), shape)

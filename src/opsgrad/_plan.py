@@ -124,7 +124,7 @@ class Plan:
 
     def joint_kernel(self, rule: Rule, numbers: tuple[int, ...]) -> Kernel | str:
         """Return what the backend offers for the value and the gradients by `numbers` together."""
-        if numbers not in self.joint_kernels:
+        if not self.joint_kernels.get(numbers):
             self.joint_kernels[numbers] = self.backend.kernel(self._work(rule))
         return self.joint_kernels[numbers]
 

@@ -23,6 +23,10 @@ _known: dict[Any, Any] = {}
 """The compiled bodies and rules, by what they compute; what runs as it is written is there too."""
 
 
+def nothing(*_: Array | None) -> None:
+    """Take no arrays."""
+
+
 @functools.cache
 def why_unavailable() -> str | None:
     """Say why there is no engine here, as a clause, or None if there is one."""
@@ -50,7 +54,8 @@ class _Offered:
 
     def __init__(self, work: Work, fallback: Callable[..., Any]) -> None:
         self.work = work
-        self.fallback = fallback
+        # Body and rule by themselves may have kernels.
+        self.fallback = nothing if work.role == JOINT else fallback
         self.key = (work.function, frozen(work.parameters), np.dtype(work.dtype), work.names)
         hash(self.key)
         self._compiled: Any = None

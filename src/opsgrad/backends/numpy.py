@@ -8,15 +8,7 @@ import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
 from opsgrad.backends import _engine
-from opsgrad.backends.protocol import (
-    JOINT,
-    Backend,
-    Capabilities,
-    Kernel,
-    Work,
-    quiet,
-    run_quietly,
-)
+from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, quiet, run_quietly
 
 
 def _sum(
@@ -86,8 +78,6 @@ class NumPyBackend(Backend):
 
     def kernel(self, work: Work) -> Kernel | str:
         def fallback(*arrays: Array | None) -> Any:
-            if work.role == JOINT:  # body and rule by themselves, which may have kernels
-                return None
             return self.run(work.function, arrays, work.parameters)
 
         return _engine.offer(work, fallback)

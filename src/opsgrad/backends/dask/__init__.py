@@ -13,14 +13,7 @@ import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import (
-    JOINT,
-    Backend,
-    Capabilities,
-    Kernel,
-    Work,
-    not_installed,
-)
+from opsgrad.backends.protocol import JOINT, Backend, Capabilities, Kernel, Work, not_installed
 
 
 class DaskBackend(Backend):

@@ -1,6 +1,7 @@
 """The suite can fail: a wrong sign planted in any body or rule of any op is caught."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,14 @@ import pytest
 from libraries import library_named
 
 from opsgrad._op import Op
+from opsgrad.backends import _engine
 from opsgrad.conformance import TABLE, Row
-from opsgrad.conformance.checks import check_adjoint, check_against_oracle, sample
+from opsgrad.conformance.checks import (
+    check_adjoint,
+    check_against_oracle,
+    check_value_and_grad,
+    sample,
+)
 
 
 def copy_of(op: Any) -> Op[Any]:
@@ -26,10 +33,11 @@ def wrong(function: Callable[..., Any], number: int) -> Callable[..., Any]:
     """Return `function` with the sign of one of its results turned; a zero becomes one."""
 
     def mutated(*arguments: Any, **keywords: Any) -> Any:
-        out = function(*arguments, **keywords)
-        outs = list(out) if isinstance(out, tuple) else [out]
-        outs[number] = np.where(outs[number] == 0, 1.0, -outs[number])
-        return tuple(outs) if isinstance(out, tuple) else outs[0]
+        results = function(*arguments, **keywords)
+        outs = list(results) if isinstance(results, tuple) else [results]
+        xp, out = arguments[0], outs[number]
+        outs[number] = xp.where(out == 0, xp.ones_like(out), -out)
+        return tuple(outs) if isinstance(results, tuple) else outs[0]
 
     return mutated
 
@@ -59,6 +67,31 @@ def test_wrong_sign_is_caught(row: Row, role: str, number: int, rng: np.random.G
     check_against_oracle(row, library_named("numpy"), arrays, rng, **row.variants[0])
     with pytest.raises(AssertionError, match=rf"{row.name} {role} .* ULP, allowed"):
         check_against_oracle(row, library_named("numpy"), arrays, rng, op=op, **row.variants[0])
+
+
+@pytest.mark.parametrize("compile_from", [1, math.inf])
+@pytest.mark.parametrize(
+    ("row", "role", "number"), [case for case in CASES if case.values[1] != "jvp"]
+)
+def test_wrong_sign_of_value_and_gradient_together_is_caught(
+    row: Row,
+    role: str,
+    number: int,
+    compile_from: float,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_engine, "FROM", compile_from)
+    monkeypatch.setattr(_engine, "_known", {})
+    op = copy_of(row.op)
+    if role == "value":
+        op._body = op._body._replace(function=wrong(op.body, 0))
+    else:
+        rule = op.rule(role)
+        op._rules[role] = rule._replace(function=wrong(rule.function, number))
+    arrays = sample(row, rng, (3, 5))
+    with pytest.raises(AssertionError, match=rf"{row.name} {role} .* ULP, allowed"):
+        check_value_and_grad(row, library_named("numpy"), arrays, op=op, **row.variants[0])
 
 
 @pytest.mark.parametrize("role", ["vjp", "jvp"])

@@ -107,10 +107,10 @@ def test_parameters_of_a_partial_count() -> None:
 
 def test_every_op_has_its_roles(row: Row, rng: np.random.Generator) -> None:
     choice = og.which_backend(row.op, *sample(row, rng, (3, 4)), **row.variants[0])
-    assert list(choice.engines) == ["value", "vjp", "jvp"]
+    assert list(choice.engines) == ["value", "vjp", "jvp", "value_and_grad"]
     for engine in choice.engines.values():
         words = ("a compiled loop", "as it is written, because no kernel", "the body", "the rule")
-        assert engine.startswith(words)
+        assert engine.startswith((*words, "value, then vjp, because"))
 
 
 def test_what_has_no_kernel_says_why() -> None:
@@ -142,6 +142,7 @@ def test_kernels_are_told_and_nothing_is_moved(motionless: Backend, dtype: str) 
         "value": f"the kernel for nll_loss in {dtype}",
         "vjp": "the rule as it is written, because it has none for rules",
         "jvp": "the rule as it is written, because it has none for rules",
+        "value_and_grad": "value, then vjp, because it has none for rules",
     }
     with pytest.raises(AssertionError, match="something was moved"):
         og.nll_loss(x, np.array([0, 1]), backend="motionless")
@@ -154,9 +155,10 @@ def test_it_prints_a_sentence_for_each_role(motionless: Backend) -> None:
     assert str(choice) == repr(choice)
     assert str(choice).split("\n") == [
         "relu runs on motionless, because backend='motionless' was passed",
-        "  value  the kernel for relu in float64",
-        "  vjp    the rule as it is written, because it has none for rules",
-        "  jvp    the rule as it is written, because it has none for rules",
+        "  value           the kernel for relu in float64",
+        "  vjp             the rule as it is written, because it has none for rules",
+        "  jvp             the rule as it is written, because it has none for rules",
+        "  value_and_grad  value, then vjp, because it has none for rules",
     ]
 
 

@@ -8,10 +8,11 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, ov
 
 from opsgrad._arrays import same_shape, sum_to_shape, zero_product
 from opsgrad._errors import ArgumentError, RuleError
+from opsgrad._joint import joint
 from opsgrad._plan import Arrays, Input, Plan, Planner, Rule
 from opsgrad._signature import Shape, Signature
 from opsgrad._typing import Array, Namespace
-from opsgrad.backends.protocol import Autodiff, Backend
+from opsgrad.backends.protocol import JOINT, Autodiff, Backend, Kernel
 
 P = ParamSpec("P")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,6 +36,11 @@ class Linearized(NamedTuple):
     backend: Backend
     device: Any
 
+    def by_sum(self, numbers: tuple[int, ...]) -> tuple[Array, tuple[Any, ...]]:
+        """Return the value, and the gradients of its sum by the arrays `numbers`."""
+        gradients = self.pull(self.backend.namespace.ones_like(self.value))
+        return self.value, tuple(gradients[number] for number in numbers)
+
 
 class Differentiable(abc.ABC):
     """What the transforms take: an op, or a chain of ops."""
@@ -52,6 +58,16 @@ class Differentiable(abc.ABC):
         by: tuple[int, ...] = (),
     ) -> Linearized:
         """Run, keeping what the rules for `roles` need; the arrays `by` must have a gradient."""
+
+    def value_and_gradients(
+        self,
+        arrays: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+        numbers: tuple[int, ...],
+    ) -> tuple[Array, tuple[Any, ...]]:
+        """Run; return the value, and the gradients of its sum by the arrays `numbers`."""
+        return self.linearize(arrays, parameters, backend, ("vjp",), by=numbers).by_sum(numbers)
 
     @abc.abstractmethod
     def pushforward(
@@ -112,6 +128,7 @@ class Op(Differentiable, Generic[P]):
         parameters = tuple(self.signature.parameters)
         self._body = Rule("value", body, self.array_names, (), parameters)
         self._rules: dict[str, Rule] = {}
+        self._joint_rules: dict[tuple[int, ...], Rule] = {}
         self._planner = Planner(self.signature)
 
     @property
@@ -145,6 +162,9 @@ class Op(Differentiable, Generic[P]):
         rules = {role: self.rule(role) for role in roles}
         plan, placed = self._planner.plan(arrays, parameters, backend)
         plan.require_floating(by)
+        return self._linearized(plan, placed, rules)
+
+    def _linearized(self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]) -> Linearized:
         value, kept = self._run(plan, placed, rules)
         shape = tuple(value.shape)
         return Linearized(
@@ -159,6 +179,29 @@ class Op(Differentiable, Generic[P]):
             backend=plan.backend,
             device=plan.device,
         )
+
+    def value_and_gradients(
+        self,
+        arrays: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+        numbers: tuple[int, ...],
+    ) -> tuple[Array, tuple[Any, ...]]:
+        rules = {"vjp": self.rule("vjp")}
+        plan, placed = self._planner.plan(arrays, parameters, backend)
+        plan.require_floating(numbers)
+        out = None
+        if not (plan.may_record and plan.backend.records(placed)):
+            out = plan.value_and_gradients(self._joint_rule(numbers), placed, numbers)
+        return out or self._linearized(plan, placed, rules).by_sum(numbers)
+
+    def _joint_rule(self, numbers: tuple[int, ...]) -> Rule:
+        """Return body and VJP rule as one; always the same, for it stands for what is compiled."""
+        known = self._joint_rules.get(numbers)
+        if known is None:
+            made = joint(self._body, self.rule("vjp"), self.signature.arguments, numbers)
+            known = self._joint_rules.setdefault(numbers, made)
+        return known
 
     def _row_axis(self, plan: Plan, number: int, shape: Shape) -> int | None:
         """Return the axis that alone is mixed; ops say so by `axis`, elementwise, or Jacobian."""
@@ -210,16 +253,14 @@ class Op(Differentiable, Generic[P]):
     ) -> tuple[Backend, str, dict[str, str]]:
         """Return where a call would run, why there, and what would run for each role."""
         plan, why = self._planner.preview(arrays, parameters, backend)
-        rules = [self._body, *(self._rules[r] for r in ("vjp", "jvp") if r in self._rules)]
-        engines = {}
-        for rule in rules:
-            kernel = plan.kernel(rule)
-            what = "the body" if rule is self._body else "the rule"
-            if isinstance(kernel, str):
-                words = f"{what} as it is written, because {kernel}"
-            else:
-                words = kernel.words() if callable(kernel.words) else kernel.words
-            engines[rule.role] = words
+        engines = {"value": _words("the body as it is written", plan.kernel(self._body))}
+        for role in ("vjp", "jvp"):
+            if role in self._rules:
+                kernel = plan.kernel(self._rules[role])
+                engines[role] = _words("the rule as it is written", kernel)
+        if "vjp" in self._rules:
+            kernel = plan.kernel(self._joint_rule((0,)))
+            engines[JOINT] = _words("value, then vjp", kernel)
         return plan.backend, why, engines
 
     def _autodiff(self, plan: Plan) -> Autodiff:
@@ -299,6 +340,7 @@ class Op(Differentiable, Generic[P]):
         self._rules["vjp"] = Rule("vjp", vjp, names, ("cotangent",), takes)
         self._rules["jvp"] = Rule("jvp", jvp, names, self._tangents, takes)
         self._rules["derivative"] = Rule("derivative", function, names, (), takes)
+        self._joint_rules.clear()
         self.elementwise = True
         self._planner.describe(elementwise=True, rowwise=True)
         return function
@@ -373,6 +415,7 @@ class Op(Differentiable, Generic[P]):
         def register(function: Function) -> Function:
             takes = self._check_rule(role, function, names, len(directions))
             self._rules[role] = Rule(role, function, names, directions, takes)
+            self._joint_rules.clear()
             self._planner.describe(rowwise=role == "jacobian")
             return function
 
@@ -458,6 +501,13 @@ def op(body: Callable[Concatenate[Namespace, P], Any]) -> Op[P]:
     if not inspect.isfunction(body):
         raise ArgumentError(f"op: takes a function written in Python, got {body!r}")
     return Op(body)
+
+
+def _words(without: str, kernel: Kernel | str) -> str:
+    """Say what runs: a kernel, or what there is `without` one, and why."""
+    if isinstance(kernel, str):
+        return f"{without}, because {kernel}"
+    return kernel.words() if callable(kernel.words) else kernel.words
 
 
 def _elementwise_vjp(derivative: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,7 @@
 """A checked call: which backend runs it, in which data type, and how arrays go in and come out."""
 
+import functools
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,7 +43,8 @@ class Rule(NamedTuple):
     """An op's body or one of its rules."""
 
     role: str
-    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian"."""
+    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian"; "value_and_grad" for body
+    and VJP rule together."""
     function: Callable[..., Any]
     keeps: tuple[str, ...]
     """The arrays that it works from: arguments, "y" or "kept"."""
@@ -100,6 +103,8 @@ class Plan:
         # Whether the library has an autodiff of its own that might be watching.
         self.may_record = type(backend).records is not Backend.records
         self._ready: dict[str, Callable[..., Any]] = {}
+        # Those that return value and gradients together, by the arrays to differentiate by.
+        self._joint: dict[tuple[int, ...], Callable[..., Any] | None] = {}
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -147,6 +152,39 @@ class Plan:
 
     def _taken(self, rule: Rule) -> dict[str, Any]:
         return {name: self.parameters[name] for name in rule.takes}
+
+    def value_and_gradients(
+        self, rule: Rule, arrays: Arrays, numbers: tuple[int, ...]
+    ) -> tuple[Array, tuple[Array, ...]] | None:
+        """Return the value, and the gradients of its sum by `numbers`; None without a kernel."""
+        if numbers not in self._joint:
+            self._joint[numbers] = self._prepare_joint(rule)
+        call = self._joint[numbers]
+        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
+        out = None if call is None else call(*wide)
+        if out is None:
+            return None
+        value, *gradients = out
+        by = [self.every[number] for number in numbers]
+        for one, gradient in zip(by, gradients, strict=True):
+            self._check_gradient(one, gradient)
+        return self.finish(value, self.result), tuple(
+            self.finish(gradient, one.dtype) for one, gradient in zip(by, gradients, strict=True)
+        )
+
+    def _prepare_joint(self, rule: Rule) -> Callable[..., Any] | None:
+        """Return what computes value and gradients together, None if there is nothing that does."""
+        kernel = self.kernel(rule)
+        if isinstance(kernel, str):
+            return None
+        share = 1.0
+        if self.parameters.get("reduction") == "mean":
+            shape = self._examples_shape()
+            if 0 in shape or not all(map(known, shape)):
+                return None
+            share = 1.0 / math.prod(shape)
+        seed = self.backend.namespace.asarray(share, dtype=self.compute, device=self.device)
+        return functools.partial(kernel.call, seed)
 
     def pull(
         self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
@@ -257,9 +295,7 @@ class Plan:
         reduction = self.parameters.get("reduction", "none")
         if reduction == "none":
             return cotangent
-        shape = self.every[0].shape
-        if "axis" in self.parameters:
-            shape = without_axis(shape, self.parameters["axis"])
+        shape = self._examples_shape()
         like = self._examples(rule, kept) if self.backend.capabilities.lazy else None
         if like is None and not all(map(known, shape)):
             raise ShapeError(
@@ -267,6 +303,11 @@ class Plan:
                 f"shape {shape}"
             )
         return self.backend.run(spread, (cotangent, like), {"reduction": reduction, "shape": shape})
+
+    def _examples_shape(self) -> Shape:
+        """Return the shape that a reduced loss has before it is reduced."""
+        shape = self.every[0].shape
+        return without_axis(shape, self.parameters["axis"]) if "axis" in self.parameters else shape
 
     def _examples(self, rule: Rule, kept: Sequence[Any]) -> Array | None:
         """Return an array of one entry for each example, of those that a rule keeps."""

@@ -221,6 +221,11 @@ def value_and_grad(
     DTypeError
         From the function, a TypeError, if such an array holds integers.
 
+    Notes
+    -----
+    Gradients by other arrays are not computed where one compiled kernel gives value and gradients:
+    `which_backend` says whether there is one.
+
     Examples
     --------
     >>> import numpy as np
@@ -240,16 +245,16 @@ def value_and_grad(
     numbers = tuple(
         _array_number("value_and_grad", "argnums", function, one, every) for one in given
     )
+    wanted = tuple(sorted(set(numbers)))
 
     def run(*arrays: Any, **parameters: Any) -> tuple[Any, Any]:
         _, complete, backend = unwrap("value_and_grad", op, parameters)
         if arrays:  # without any, the op says what is missing
             for number in numbers:
                 _array_number("value_and_grad", "argnums", function, number, len(arrays))
-        linear = function.linearize(arrays, complete, backend, ("vjp",), by=numbers)
-        gradients = linear.pull(linear.backend.namespace.ones_like(linear.value))
-        chosen = tuple(gradients[number] for number in numbers)
-        return linear.value, chosen if isinstance(argnums, tuple) else chosen[0]
+        value, gradients = function.value_and_gradients(arrays, complete, backend, wanted)
+        chosen = tuple(gradients[wanted.index(number)] for number in numbers)
+        return value, chosen if isinstance(argnums, tuple) else chosen[0]
 
     return run
 

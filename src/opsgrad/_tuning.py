@@ -10,7 +10,7 @@ import numpy as np
 from opsgrad._errors import ArgumentError, DTypeError, ShapeError
 from opsgrad._op import Op, unwrap
 from opsgrad._signature import Role, integer
-from opsgrad._transforms import vjp
+from opsgrad._transforms import value_and_grad, vjp
 
 ROWS, COLUMNS = 256, 64
 """As many entries as make the CPU engine compile."""
@@ -18,6 +18,10 @@ ROWS, COLUMNS = 256, 64
 
 def warmup(ops: Any, dtypes: Iterable[Any] = ("float32",)) -> None:
     """Compile the kernels of ops, for values and gradients along the last axis.
+
+    That is: the value, the gradients by all arrays, and value and gradient by the first array
+    together, as `value_and_grad` has them. Losses are compiled for every ``reduction``, where no
+    ``functools.partial`` says which.
 
     Without it the first large array of each data type waits for the compiler, for 0.1 to 0.5 s an
     op, and small ones run as they are written until then. What was compiled is kept on disk for
@@ -79,12 +83,22 @@ def _run(op: Op[Any], parameters: dict[str, Any], dtype: np.dtype[Any]) -> None:
         for one in op.signature.arguments
         if not one.optional
     ]
+    keywords = parameters | {"backend": "numpy"}
     with contextlib.suppress(ShapeError):  # weights of another form: nothing of it is compiled
-        if op.has_rule("vjp"):
-            value, pull = vjp(op, *arrays, backend="numpy", **parameters)
-            pull(np.ones_like(value))
-        else:
-            op(*arrays, backend="numpy", **parameters)
+        for reduction in _reductions(op, parameters):
+            if op.has_rule("vjp"):
+                value, pull = vjp(op, *arrays, **keywords, **reduction)
+                pull(np.ones_like(value))
+                value_and_grad(op)(*arrays, **keywords, **reduction)
+            else:
+                op(*arrays, **keywords, **reduction)
+
+
+def _reductions(op: Op[Any], parameters: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the reductions of a loss, as keywords; what rows have in common is compiled once."""
+    if "reduction" in parameters or "reduction" not in op.signature.parameters:
+        return [{}]
+    return [{"reduction": one} for one in ("none", "mean", "sum")]
 
 
 def set_num_threads(number: int) -> None:

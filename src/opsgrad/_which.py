@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     why : str
         Why it is this backend.
     engines : Mapping of str to str
-        What runs there, by role: "value", "vjp", "jvp".
+        What runs there, by role: "value", "vjp", "jvp", "value_and_grad".
     """
 
     op: str

@@ -9,7 +9,7 @@ import numpy as np
 
 from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import Kernel, Work, frozen, not_installed
+from opsgrad.backends.protocol import JOINT, SEED, Kernel, Work, frozen, not_installed
 
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
@@ -23,6 +23,10 @@ _known: dict[Any, Any] = {}
 """The compiled bodies and rules, by what they compute; what runs as it is written is there too."""
 
 
+def nothing(*_: Array | None) -> None:
+    """Take no arrays."""
+
+
 @functools.cache
 def why_unavailable() -> str | None:
     """Say why there is no engine here, as a clause, or None if there is one."""
@@ -34,7 +38,7 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
     reason = why_unavailable()
     if reason is not None:
         return reason
-    if not work.rowwise or work.role not in ("value", "vjp", "jvp"):
+    if not work.rowwise or work.role not in ("value", "vjp", "jvp", JOINT):
         return "kernels are for what runs row by row"
     if work.dtype not in (np.float32, np.float64):
         return f"kernels compute in float32 and float64, not in {work.dtype}"
@@ -50,7 +54,8 @@ class _Offered:
 
     def __init__(self, work: Work, fallback: Callable[..., Any]) -> None:
         self.work = work
-        self.fallback = fallback
+        # Body and rule by themselves may have kernels.
+        self.fallback = nothing if work.role == JOINT else fallback
         self.key = (work.function, frozen(work.parameters), np.dtype(work.dtype), work.names)
         hash(self.key)
         self._compiled: Any = None
@@ -82,6 +87,7 @@ class _Offered:
             dtype=np.dtype(work.dtype),
             elementwise=work.elementwise,
             labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
+            numbers=frozenset({SEED}),
         )
 
     def _fused(self) -> Any:
@@ -99,8 +105,7 @@ class _Offered:
         from opsgrad.fusion import cpu
 
         reason = cpu.why_not(self.task)
+        apart = "value, then vjp" if self.work.role == JOINT else "as it is written"
         if reason is not None:
-            return f"as it is written, because no kernel can be made of it: {reason}"
-        return (
-            f"a compiled loop from {FROM:,} entries on, or once it is there; below as it is written"
-        )
+            return f"{apart}, because no kernel can be made of it: {reason}"
+        return f"a compiled loop from {FROM:,} entries on, or once it is there; below {apart}"

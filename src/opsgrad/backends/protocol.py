@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Kind = str
 """One of "floating", "integer", "bool", "complex", "other"."""
 
+JOINT = "value_and_grad"
+"""The role of an op's body and VJP rule together."""
+SEED = "cotangent of each value"
+"""The name of the one number that such work takes before the op's arrays."""
+
 _KINDS = {
     "floating": "real floating",
     "integer": "integral",
@@ -112,16 +117,19 @@ class Capabilities(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a backend may offer a kernel for: the body of an op, or one of its rules."""
+    """What a backend may offer a kernel for: the body of an op, one of its rules, or both."""
 
     op: str
     """The op's name."""
     role: str
-    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian" for a rule."""
+    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian" for a rule; "value_and_grad"
+    for body and VJP rule together, which return a tuple of the value and the gradients asked for.
+    """
     function: Callable[..., Any]
     """The body or the rule itself: ``function(xp, *arrays, **parameters)``."""
     names: tuple[str, ...]
-    """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"."""
+    """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"; or
+    "cotangent of each value", one number in an array of no axes."""
     parameters: Mapping[str, Any]
     """The parameters that it takes; ``axis`` counts from the end."""
     dtype: DType
@@ -139,7 +147,9 @@ class Kernel(NamedTuple):
     """What a backend runs in place of a body or rule."""
 
     call: Callable[..., Any]
-    """Takes the arrays that the function takes, without ``xp``, and returns what it returns."""
+    """Takes the arrays that the function takes, without ``xp``, and returns what it returns. One
+    for "value_and_grad" may return None for arrays that it leaves to body and rule by themselves.
+    """
     words: str | Callable[[], str]
     """What it is, in a few words for `which_backend`, or what tells when asked."""
 

@@ -92,6 +92,13 @@ def _function(role: str, op: Any, params: tuple[tuple[str, Any], ...]) -> Callab
     return {"value": value, "vjp": vjp, "jvp": jvp}[role]
 
 
+@functools.cache
+def _value_and_grad(
+    op: Any, params: tuple[tuple[str, Any], ...], numbers: tuple[int, ...]
+) -> Callable[..., Any]:
+    return functools.partial(og.value_and_grad(op, numbers), **dict(params))
+
+
 def call(op: Any, target: Target, arrays: Arrays, params: Mapping[str, Any]) -> Any:
     """Return the op's value on a target, in NumPy."""
     return target.run(_function("value", op, tuple(params.items())), *arrays)
@@ -109,6 +116,18 @@ def call_jvp(
 ) -> Any:
     """Return the tangent of the op's value on a target, in NumPy."""
     return target.run(_function("jvp", op, tuple(params.items())), *arrays, *tangents)
+
+
+def call_value_and_grad(
+    op: Any, target: Target, arrays: Arrays, params: Mapping[str, Any]
+) -> tuple[Any, tuple[Any, ...]]:
+    """Return the op's value and, for each array, the gradient of its sum, all in NumPy."""
+    floating = [np.asarray(array).dtype.kind == "f" for array in arrays]
+    numbers = tuple(number for number, one in enumerate(floating) if one)
+    function = _value_and_grad(op, tuple(params.items()), numbers)
+    value, gradients = target.run(function, *arrays)
+    given = iter(gradients)
+    return value, tuple(next(given) if one else None for one in floating)
 
 
 def check_against_oracle(
@@ -155,14 +174,36 @@ def check_vjp(
     """Hold an op's gradients, for a random cotangent, to the oracle's differences."""
     shape = reference.value(row, arrays, **params).shape
     g = np.asarray(rng.standard_normal(shape)).astype(arrays[0].dtype)
+    _hold_gradients(row, target, arrays, params, call_vjp(op, target, arrays, g, params), g)
+
+
+def _hold_gradients(
+    row: Row,
+    target: Target,
+    arrays: Arrays,
+    params: Mapping[str, Any],
+    gradients: Sequence[Any],
+    g: npt.NDArray[Any],
+) -> None:
     exact = reference.vjp(row, arrays, g, **params)
     scales = list(reference.vjp_scale(row, arrays, g, **params))
     scales[0] = scales[0] + floor_of(row, arrays, g, params)
-    gradients = call_vjp(op, target, arrays, g, params)
     for gradient, right, scale in zip(gradients, exact, scales, strict=True):
         assert (gradient is None) == (right is None)
         if gradient is not None:
             _hold(row, "vjp", target, arrays, params, gradient, right, scale)
+
+
+def check_value_and_grad(
+    row: Row, target: Target, arrays: Arrays, *, op: Any = None, **params: Any
+) -> None:
+    """Hold what `value_and_grad` gives to the oracle, within the ULPs of value and VJP."""
+    exact = reference.value(row, arrays, **params)
+    scale = reference.value_scale(row, arrays, **params)
+    value, gradients = call_value_and_grad(op or row.op, target, arrays, params)
+    _hold(row, "value", target, arrays, params, value, exact, scale)
+    g = np.ones(exact.shape, arrays[0].dtype)
+    _hold_gradients(row, target, arrays, params, gradients, g)
 
 
 def check_jvp(

@@ -3,12 +3,11 @@
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from opsgrad._arrays import reduced, without_axis
-from opsgrad._typing import Namespace
+from opsgrad._arrays import without_axis
 from opsgrad.fusion import threads
 from opsgrad.fusion.program import SHORT, UNROLL, WIDTH, Program, schedule, with_picks
 from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
@@ -37,6 +36,8 @@ class Task(NamedTuple):
     elementwise: bool
     labels: frozenset[str]
     """Which of the arrays hold integers."""
+    numbers: frozenset[str] = frozenset()
+    """Which of them have no axes, and hold one number for all the rows."""
 
 
 def why_not(task: Task) -> str | None:
@@ -57,6 +58,8 @@ def why_not(task: Task) -> str | None:
 def _expected(task: Task, name: str, of_result: Kind) -> Input:
     if name in task.labels:
         return Input(Kind.ROW, INTEGER)
+    if name in task.numbers:
+        return Input(Kind.NUMBER, task.dtype)
     return Input(of_result if name in ("y", "cotangent") else Kind.TABLE, task.dtype)
 
 
@@ -125,7 +128,12 @@ class Fused:
 
     def _geometry(self, arrays: Sequence[Array | None]) -> Geometry | None:
         """Return how a kernel takes the arrays, or None if it does not."""
-        shapes = [a.shape for a in arrays if a is not None]
+        names = self.task.names
+        shapes = [
+            a.shape
+            for name, a in zip(names, arrays, strict=True)
+            if a is not None and name not in self.task.numbers
+        ]
         most = max(map(len, shapes))
         try:
             table = np.broadcast_shapes(*[s for s in shapes if len(s) == most])
@@ -135,8 +143,11 @@ class Fused:
         if most < -axis or 0 in table or table[axis] >= 1 << 31:
             return None
         kinds = []
-        for array in arrays:
-            kind = None if array is None else self._kind(array, table, axis)
+        for name, array in zip(names, arrays, strict=True):
+            if name in self.task.numbers:
+                kind: Kind | None = Kind.NUMBER
+            else:
+                kind = None if array is None else self._kind(array, table, axis)
             if kind is None and array is not None:
                 return None
             kinds.append(kind)
@@ -187,8 +198,10 @@ class Fused:
             for name, kind in zip(self.task.names, geometry.kinds, strict=True)
         ]
         traced = _trace(self.task, inputs)
+        reduces = self.task.parameters.get("reduction", "none") != "none"
+        summed = traced.summed() if reduces else traced
         # Across rows, to pick would be to gather.
-        program = schedule(traced if geometry.across else with_picks(traced), scratch=roomy)
+        program = schedule(summed if geometry.across else with_picks(summed), scratch=roomy)
         width = WIDTH[self.task.dtype]
 
         def text() -> str:
@@ -239,7 +252,8 @@ class _Call:
         place = len(table) + axis
         kept = (*table[:place], 1, *table[place + 1 :])
         shapes = {Kind.TABLE: table, Kind.ROW: without_axis(table, axis), Kind.ROW_KEPT: kept}
-        self.shapes = [shapes[kind] for kind in program.kinds]
+        self.reduction = task.parameters.get("reduction", "none")
+        self.values = float(math.prod(shapes[traced.kinds[0]]))
         self.kinds = (*geometry.kinds, *program.kinds)
         size = task.dtype.itemsize
         entries = math.prod(table)
@@ -251,6 +265,9 @@ class _Call:
             self.length, self.rest = table[axis], 0
             self.outer = math.prod(table[:place]) if geometry.across else 1
             self.rows = entries // self.length // self.outer
+        if geometry.flat:
+            shapes[Kind.ROW] = (self.rows + (self.rest > 0),)
+        self.shapes = [shapes[kind] for kind in program.kinds]
         strides: list[int] = []
         for number, kind in enumerate(self.kinds):
             strides.extend(self._strides(kind, self._size(number)))
@@ -265,7 +282,6 @@ class _Call:
             and not self.rest
             and self.outer == 1
             and not self.scratch
-            and task.parameters.get("reduction", "none") == "none"
             and entries < DIRECT
         )
         self.single = self.structure == 0
@@ -301,7 +317,7 @@ class _Call:
                 *map(id, arrays),
                 *map(id, outputs),
             )
-            return outputs[0] if self.single else _nested(self.structure, outputs)
+            return self._result(outputs)
         given = [
             None if a is None else _contiguous(a, k)
             for a, k in zip(arrays, self.kinds, strict=False)
@@ -327,12 +343,15 @@ class _Call:
             )
         if self.rest:  # nothing of an elementwise op is kept
             self.kernel(self.rows, self.rows + 1, self.rest, pointers, self.strides, None)
-        result = _nested(self.structure, outputs)
-        reduction = self.task.parameters.get("reduction", "none")
-        if reduction == "none":
-            return result
-        with np.errstate(all="ignore"):
-            return reduced(cast("Namespace", np), result, reduction)
+        return self._result(outputs)
+
+    def _result(self, outputs: list[Any]) -> Any:
+        """Return the outputs as the task does; the first is the value, which may be reduced."""
+        if self.reduction != "none":
+            with np.errstate(all="ignore"):
+                total = np.sum(outputs[0])
+                outputs[0] = total if self.reduction == "sum" else total / self.values
+        return outputs[0] if self.single else _nested(self.structure, outputs)
 
 
 def _contiguous(array: Array, kind: Kind | None) -> Array:

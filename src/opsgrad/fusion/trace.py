@@ -361,6 +361,19 @@ class Trace(NamedTuple):
     structure: Any
     """The nest of tuples that the function returns, with the numbers of outputs at its leaves."""
 
+    def summed(self) -> "Trace":
+        """Return the trace with its first result, where that is a table, summed along the rows.
+
+        A reduced loss needs no more of its values, and a table of them need not be written.
+        """
+        if self.kinds[0] is not Kind.TABLE:
+            return self
+        values = Symbol(self.graph, self.outputs[0], Kind.TABLE.value)
+        total = Tracer(self.graph).sum(values, axis=-1)
+        return self._replace(
+            outputs=(total.number, *self.outputs[1:]), kinds=(Kind.ROW, *self.kinds[1:])
+        )
+
 
 def trace(
     function: Callable[..., Any],

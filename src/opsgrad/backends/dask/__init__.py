@@ -13,7 +13,7 @@ import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, not_installed
+from opsgrad.backends.protocol import JOINT, Backend, Capabilities, Kernel, Work, not_installed
 
 
 class DaskBackend(Backend):
@@ -83,6 +83,8 @@ class DaskBackend(Backend):
     def kernel(self, work: Work) -> Kernel | str:
         if not (work.elementwise or work.rowwise) or work.role == "jacobian":
             return "it is not row by row: phases of chunks, and trees over them"
+        if work.role == JOINT:
+            return "each is a layer of tasks of its own"
         from opsgrad.backends.dask._blocks import run_in_blocks
 
         def call(*arrays: Any) -> Any:

@@ -6,7 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from opsgrad.conformance.checks import call, call_jvp, call_vjp, own_params
+from opsgrad.conformance.checks import (
+    call,
+    call_jvp,
+    call_value_and_grad,
+    call_vjp,
+    own_params,
+)
 from opsgrad.conformance.excess import excess
 from opsgrad.conformance.row import Point, Row
 from opsgrad.conformance.table import TABLE
@@ -59,10 +65,15 @@ def check_point(row: Row, point: Point, target: Target, dtype: str, *, op: Any =
     if point.gradients is not None:
         ones = np.ones(np.shape(point.value))
         g = np.asarray(ones if point.cotangent is None else point.cotangent, dtype=dtype)
-        gradients = loud(call_vjp, op, target, arrays, g, point.params)
-        for gradient, expected in zip(gradients, point.gradients, strict=True):
-            if expected is not None:
-                hold(gradient, expected, "vjp", row.gradient_ulp + 2, g)
+        every = [("vjp", loud(call_vjp, op, target, arrays, g, point.params))]
+        if point.cotangent is None:
+            value, gradients = loud(call_value_and_grad, op, target, arrays, point.params)
+            hold(value, point.value, "value_and_grad", bound)
+            every.append(("value_and_grad", gradients))
+        for role, gradients in every:
+            for gradient, expected in zip(gradients, point.gradients, strict=True):
+                if expected is not None:
+                    hold(gradient, expected, role, row.gradient_ulp + 2, g)
     if point.tangents is not None and point.derivative is not None:
         tangents = [
             None if tangent is None else put(tangent, dtype, "x") for tangent in point.tangents

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import opsgrad as og
 from opsgrad.conformance import reference
-from opsgrad.conformance.checks import check_adjoint, own_params
+from opsgrad.conformance.checks import call_value_and_grad, check_adjoint, own_params
 from opsgrad.conformance.excess import excess
 from opsgrad.conformance.row import LABELS, Row
 from opsgrad.conformance.suite.conftest import targets_of
@@ -437,6 +437,25 @@ def test_every_number_is_taken(row: Row, eager_target: Target, wanted: int) -> N
 
     kind = Kind("any", inside=False, reduced=True, params=True)
     hold(total, row, eager_target, kind, wanted)
+
+
+def test_value_and_gradients_together(row: Row, eager_target: Target, wanted: int) -> None:
+    """`value_and_grad` gives the value, and what the pullback makes of ones, within ULPs."""
+
+    def together(case: Case) -> None:
+        got, by = call_value_and_grad(row.op, eager_target, case.arrays, case.params)
+        terms = math.log2(max(2, case.arrays[0].size))  # reduced losses may be added in any order
+        agree(row, eager_target, case, got, value(row, eager_target, case), times=2.0 + terms)
+        ones = np.ones(got.shape, case.dtype)
+        (expected,) = gradients(row, eager_target, case, ones)
+        if all(map(same, present(by), present(expected))):
+            return
+        bound = 2 * gradient_bound(row, eager_target, case) * case.eps
+        scales = _gradient_scales(row, eager_target, case, ones)
+        for one, other, scale in zip(present(by), present(expected), scales, strict=True):
+            near(eager_target, case, one, other, bound * scale)
+
+    hold(together, row, eager_target, Kind("modest", reduced=True), wanted)
 
 
 def check_untouched(op: Any, target: Target, case: Case) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opsgrad.conformance.checks import check_against_oracle, sample
+from opsgrad.conformance.checks import check_against_oracle, check_value_and_grad, sample
 from opsgrad.conformance.row import Row
 from opsgrad.conformance.suite.rows import rows_with
 from opsgrad.conformance.target import Target
@@ -31,6 +31,18 @@ def test_reduction(
     """They hold for reduced losses."""
     arrays = sample(row, rng, (3, 5), dtype=eager_target.dtypes[0])
     check_against_oracle(row, eager_target, arrays, rng, reduction=reduction, **row.variants[0])
+
+
+def test_value_and_gradients_together(
+    row: Row, target: Target, rng: np.random.Generator, dtype: str
+) -> None:
+    """`value_and_grad` keeps to the goals of value and VJP, whatever the reduction."""
+    for reduction in ("none", "mean", "sum") if row.has_reduction else ("none",):
+        params = dict(row.variants[-1])
+        if row.has_reduction:
+            params["reduction"] = reduction
+        arrays = sample(row, rng, (3, 5), dtype=dtype)
+        check_value_and_grad(row, target, arrays, **params)
 
 
 @pytest.mark.parametrize("row", rows_with("has_keepdims"))

@@ -7,6 +7,8 @@ import pytest
 
 import opsgrad as og
 
+collect_ignore_glob = ["*.py"]  # the pages are tested, not what builds them
+
 _IMPORT = re.compile(r"(?:import|from)\s+(\w+)")
 
 

@@ -1,5 +1,6 @@
 """The CuPy backend without a GPU: why it cannot run, and how it runs, on a stand-in."""
 
+import doctest
 import importlib
 import importlib.util
 import os
@@ -21,6 +22,7 @@ from opsgrad.conformance.checks import direction, sample
 backends = sys.modules["opsgrad.backends"]  # opsgrad.backends is the function
 INSTALLED = importlib.util.find_spec("cupy") is not None
 FAKE = Path(__file__).parent / "fake_cupy"
+GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "on-a-gpu.md"
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +337,9 @@ def test_the_suite_runs(tmp_path: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-W", "error", "-k", "oracle and float32"]
     out = run(["-m", "pytest", *suite, *options], tmp_path, PYTHONPATH=with_stand_in())
     assert " passed" in out
+
+
+def test_the_guide_runs(cupy: Any) -> None:
+    failed, tried = doctest.testfile(str(GUIDE), module_relative=False)
+    assert failed == 0
+    assert tried > 10

@@ -80,4 +80,5 @@ class NumPyBackend(Backend):
         def fallback(*arrays: Array | None) -> Any:
             return self.run(work.function, arrays, work.parameters)
 
-        return _engine.offer(work, fallback)
+        offered = _engine.offer(work, fallback)
+        return offered if isinstance(offered, str) else Kernel(offered, offered.words)

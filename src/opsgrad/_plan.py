@@ -114,7 +114,7 @@ class Plan:
 
     def kernel(self, rule: Rule) -> Kernel | str:
         """Return what the backend offers for a rule, or why it offers nothing."""
-        if rule.role not in self.kernels:
+        if not self.kernels.get(rule.role):
             work = Work(
                 op=self.op,
                 role=rule.role,

@@ -320,7 +320,7 @@ class Backend:
         """Offer something better than `run` for a body or rule, or say in words why there is none.
 
         Asked once for each op, role, and shape and data type of the arrays. The words complete a
-        sentence that ends in "because".
+        sentence that ends in "because"; no words at all mean that the next call is to ask again.
         """
         return f"the backend {self.name!r} has no kernels"
 

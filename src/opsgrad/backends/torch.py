@@ -154,7 +154,9 @@ class _Shared:
         """Say what runs."""
         if isinstance(self.offered, str):
             return f"as it is written, because {self.offered}"
-        return self.offered.words("below, off the CPU, and where PyTorch traces or records each step")
+        return self.offered.words(
+            "below, off the CPU, and where PyTorch traces or records each step"
+        )
 
 
 def _arrays(tensors: tuple[Array | None, ...]) -> list[Array | None] | None:
@@ -211,7 +213,7 @@ def _memory(tensor: Array) -> Array:
     import torch
 
     # Three times as fast as `from_dlpack` of the tensor itself.
-    return np.from_dlpack(_Exported(torch.utils.dlpack.to_dlpack(tensor)))
+    return np.from_dlpack(_Exported(torch.to_dlpack(tensor)))
 
 
 def _tensors(out: Any) -> Any:

@@ -72,11 +72,11 @@ class TorchBackend(Backend):
             return True
         try:
             storage, another = one.untyped_storage(), other.untyped_storage()
+            if type(one) is not torch.Tensor:  # a fake tensor has a storage without memory
+                return bool(storage._cdata == another._cdata)
+            return bool(storage.data_ptr() == another.data_ptr())
         except RuntimeError:  # inside torch.func transforms tensors have no storage of their own
             return one is other
-        if type(one) is not torch.Tensor:  # a fake tensor has a storage without memory
-            return bool(storage._cdata == another._cdata)
-        return bool(storage.data_ptr() == another.data_ptr())
 
     def device(self, array: Array) -> Any:
         return array.device

@@ -180,14 +180,13 @@ def _arrays(tensors: tuple[Array | None, ...]) -> list[Array | None] | None:
         if tensor is not None and (
             type(tensor) not in (torch.Tensor, torch.nn.Parameter)
             or not tensor.is_cpu
-            or tensor.layout is not torch.strided
             or tensor.is_neg()
             or (recording and tensor.requires_grad)
         ):
             return None
         try:
             arrays.append(None if tensor is None else _memory(tensor))
-        except RuntimeError:  # under torch.autograd.grad(…, is_grads_batched=True) there is none
+        except RuntimeError:  # sparse ones have none, nor those of `is_grads_batched=True`
             return None
     return arrays
 

@@ -12,7 +12,7 @@ import pytest
 import opsgrad as og
 from opsgrad.annotations import Shared
 from opsgrad.conformance import Row
-from opsgrad.conformance.checks import sample
+from opsgrad.conformance.checks import direction, sample
 from opsgrad.conformance.target import to_numpy
 
 pytest.importorskip("dask.array", reason="dask is not installed: pip install 'opsgrad[dask]'")
@@ -20,7 +20,9 @@ pytest.importorskip("dask.array", reason="dask is not installed: pip install 'op
 import dask
 import dask.array as da
 
+from opsgrad.backends import Work, _engine
 from opsgrad.backends.dask import _chunks
+from opsgrad.fusion import cpu
 
 BLOCKS = 5
 
@@ -232,6 +234,121 @@ def test_a_choice_says_what_runs() -> None:
     assert "trees" in choice.engines["vjp"]
 
 
+# -- chunks in the CPU engine ----------------------------------------------------------------------
+
+needs_llvmlite = pytest.mark.skipif(
+    _engine.why_unavailable() is not None, reason="llvmlite is not installed"
+)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Compile for chunks of any size, with nothing compiled before; list what the kernels took."""
+    monkeypatch.setattr(_engine, "FROM", 1)
+    monkeypatch.setattr(_engine, "_known", {})
+    calls: list[Any] = []
+    call = cpu.Fused.__call__
+
+    def spy(self: Any, *arrays: Any) -> Any:
+        out = call(self, *arrays)
+        if out is not None:
+            calls.append(arrays)
+        return out
+
+    monkeypatch.setattr(cpu.Fused, "__call__", spy)
+    return calls
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_chunks_give_what_numpy_arrays_do(
+    row: Row, rng: np.random.Generator, scheduler: str, taken: list[Any]
+) -> None:
+    arrays = sample(row, rng, (2 * BLOCKS, 6))
+    lazy = in_rows(arrays, row)
+    right, back = og.vjp(row.op, *arrays, **row.variants[0])
+    g = direction(rng, right)
+    expected = [right, *(one for one in back(g) if one is not None)]
+    kernels = len(taken)
+    y, pull = og.vjp(row.op, *lazy, **row.variants[0])
+    gradients = pull(da.from_array(g, chunks=(2, *g.shape[1:])))
+    got = dask.compute(y, *(one for one in gradients if one is not None), scheduler=scheduler)
+    shared = [name in ("alpha", "w", "b") for name in row.arguments if name != "labels"]
+    for one, other, summed in zip(got, expected, [False, *shared], strict=True):
+        if summed or row.name == "dense":
+            np.testing.assert_allclose(one, other, rtol=1e-14)
+        else:
+            np.testing.assert_array_equal(one, other, strict=True)
+    assert len(taken) - kernels == (0 if row.name == "dense" else BLOCKS * kernels)
+
+
+@needs_llvmlite
+def test_small_chunks_run_as_written_until_a_large_one_comes(
+    taken: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_engine, "FROM", 50)
+    x = np.zeros((20, 6))
+    small, large = da.from_array(x, chunks=(5, 6)), da.from_array(x, chunks=(10, 6))
+    og.softmax(small).compute()  # more than 50 entries in all, 30 in each
+    assert not taken
+    og.softmax(large).compute()
+    og.softmax(small).compute()
+    assert len(taken) == 2 + 4
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("kind", ["another data type", "another byte order", "a subclass"])
+def test_chunks_that_are_not_what_they_should_be_run_as_written(
+    kind: str, rng: np.random.Generator, taken: list[Any]
+) -> None:
+    x = rng.normal(size=(4, 6))
+    chunk = {
+        "another data type": x.astype(np.float32),
+        "another byte order": x.astype(">f8"),
+        "a subclass": x.view(np.recarray),
+    }[kind]
+    lazy = da.from_delayed(dask.delayed(lambda: chunk)(), x.shape, np.float64)
+    np.testing.assert_allclose(og.softmax(lazy).compute(), og.softmax(x), rtol=1e-6)
+    assert len(taken) == 1, "the kernel took more than the NumPy array"
+
+
+@needs_llvmlite
+def test_a_task_pickles_without_its_kernel(taken: list[Any]) -> None:
+    x = np.ones((2, 6))
+    work = Work(
+        op="softmax",
+        role="value",
+        function=og.softmax.body,
+        names=("x",),
+        parameters={"axis": -1},
+        dtype=x.dtype,
+        elementwise=False,
+        rowwise=True,
+        arguments=og.softmax.signature.arguments,
+    )
+    block = _chunks.Block(work, (True,), single=True)
+    before = pickle.dumps(block)
+    block(x)
+    assert taken
+    assert pickle.dumps(block) == before
+    assert len(before) < 700
+    again = pickle.loads(before)
+    assert again == block
+    assert again.work.function is og.softmax.body
+
+
+@needs_llvmlite
+def test_a_choice_says_what_the_chunks_run_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = og.which_backend(og.sigmoid, da.ones((4, 6))).engines["value"]
+    assert engine.startswith("a layer of tasks, each the NumPy backend on chunks that belong ")
+    assert "a compiled loop from " in engine
+    engine = og.which_backend(og.dense, da.ones((4, 6)), np.ones((6, 2))).engines["value"]
+    assert "because no kernel can be made of it: it calls matmul" in engine
+    monkeypatch.setattr(_engine, "why_unavailable", lambda: "llvmlite is not installed")
+    engine = og.which_backend(og.sigmoid, da.ones((4, 6))).engines["value"]
+    assert engine.endswith("as it is written, because llvmlite is not installed")
+
+
 # -- other processes -------------------------------------------------------------------------------
 
 
@@ -317,6 +434,26 @@ def test_an_op_made_here_runs_there(client: Any) -> None:
     value, gradient = client.compute([y, pull(y)[0]], sync=True)
     assert (value == 3.0).all()
     assert (gradient == 9.0).all()
+
+
+@needs_llvmlite
+def test_workers_make_kernels_of_their_own(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "_known", {})
+
+    def kernels() -> list[str]:
+        from opsgrad.backends import _engine
+
+        return [key[0].__module__ for key in _engine._known if key[1][0][2] == 0.375]
+
+    def known() -> int:
+        return sum(map(len, client.run(kernels).values()))
+
+    assert known() == 0
+    x = da.from_array(np.zeros((4, 1 << 14)), chunks=(1, -1))
+    y, pull = og.vjp(og.leaky_relu, x, negative_slope=0.375)
+    client.compute([y, pull(y)[0]], sync=True)
+    assert 2 <= known() <= 4  # value and gradient, in one worker or two
+    assert not _engine._known
 
 
 def test_workers_say_nothing_about_infinities(client: Any) -> None:

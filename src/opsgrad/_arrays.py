@@ -16,8 +16,9 @@ def known(length: Any) -> bool:
 
 def same_shape(one: Shape, other: Shape) -> bool:
     """Whether two shapes agree, taking every unknown length to fit."""
-    return len(one) == len(other) and all(
-        a == b or not (known(a) and known(b)) for a, b in zip(one, other, strict=True)
+    return one == other or (
+        len(one) == len(other)
+        and all(a == b or not (known(a) and known(b)) for a, b in zip(one, other, strict=True))
     )
 
 

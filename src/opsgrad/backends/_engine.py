@@ -1,4 +1,4 @@
-"""How the NumPy backend uses the CPU engine: for large arrays, and for whatever is compiled."""
+"""How backends use the CPU engine: for large arrays, and for whatever is compiled."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import JOINT, SEED, Kernel, Work, frozen, not_installed
+from opsgrad.backends.protocol import JOINT, SEED, Work, frozen, not_installed, nothing
 
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
@@ -20,11 +20,9 @@ annealing, would wait for the compiler each time: from then on it runs as it is 
 MOST_KNOWN = 4096
 
 _known: dict[Any, Any] = {}
-"""The compiled bodies and rules, by what they compute; what runs as it is written is there too."""
+"""The compiled bodies and rules, by what they compute; what runs as it is written is there too.
 
-
-def nothing(*_: Array | None) -> None:
-    """Take no arrays."""
+All backends share them: what NumPy arrays had compiled serves tensors of PyTorch."""
 
 
 @functools.cache
@@ -33,8 +31,11 @@ def why_unavailable() -> str | None:
     return not_installed("llvmlite", "llvmlite is not installed: pip install 'opsgrad[cpu]'")
 
 
-def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
-    """Return a kernel for a body or rule, or say why there is none."""
+def offer(work: Work, fallback: Callable[..., Any] = nothing) -> "Offered | str":
+    """Return a kernel on NumPy arrays for a body or rule, or say why there is none.
+
+    Where nothing compiled takes the arrays it returns what `fallback` gives.
+    """
     reason = why_unavailable()
     if reason is not None:
         return reason
@@ -43,13 +44,12 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
     if work.dtype not in (np.float32, np.float64):
         return f"kernels compute in float32 and float64, not in {work.dtype}"
     try:
-        offered = _Offered(work, fallback)
+        return Offered(work, fallback)
     except TypeError:
         return "a parameter cannot be hashed"
-    return Kernel(offered, offered.words)
 
 
-class _Offered:
+class Offered:
     """A body or rule that runs compiled where that pays, and as it is where it does not."""
 
     def __init__(self, work: Work, fallback: Callable[..., Any]) -> None:
@@ -72,7 +72,8 @@ class _Offered:
                     break
             else:
                 return self.fallback(*arrays)
-        return self._compiled(*arrays)
+        out = self._compiled(*arrays)
+        return self.fallback(*arrays) if out is None else out
 
     @functools.cached_property
     def task(self) -> Any:
@@ -97,15 +98,16 @@ class _Offered:
             _known.clear()
         alike = sum(key[0] is self.work.function for key in _known)
         if alike >= MOST_PARAMETERS or cpu.why_not(self.task):
-            return _known.setdefault(self.key, self.fallback)
-        return _known.setdefault(self.key, cpu.Fused(self.task, self.fallback, FROM))
+            return _known.setdefault(self.key, nothing)
+        return _known.setdefault(self.key, cpu.Fused(self.task, FROM))
 
-    def words(self) -> str:
-        """Say what runs."""
+    def words(self, otherwise: str = "below") -> str:
+        """Say what runs; `otherwise` says when it is not the compiled loop."""
         from opsgrad.fusion import cpu
 
         reason = cpu.why_not(self.task)
         apart = "value, then vjp" if self.work.role == JOINT else "as it is written"
         if reason is not None:
             return f"{apart}, because no kernel can be made of it: {reason}"
-        return f"a compiled loop from {FROM:,} entries on, or once it is there; below {apart}"
+        compiled = f"a compiled loop from {FROM:,} entries on, or once it is there"
+        return f"{compiled}; {otherwise} {apart}"

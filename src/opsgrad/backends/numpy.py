@@ -9,7 +9,7 @@ import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
 from opsgrad.backends import _engine
-from opsgrad.backends.protocol import JOINT, Backend, Capabilities, Kernel, Work, quiet, quietly
+from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, quiet, quietly
 
 
 def _sum(
@@ -83,6 +83,5 @@ class NumPyBackend(Backend):
         return quietly(functools.partial(function, self._namespace, **parameters))
 
     def kernel(self, work: Work) -> Kernel | str:
-        if work.role == JOINT:  # without a kernel for both, body and rule run by themselves
-            return _engine.offer(work, lambda *arrays: None)
-        return _engine.offer(work, self.runner(work.function, work.parameters))
+        offered = _engine.offer(work, self.runner(work.function, work.parameters))
+        return offered if isinstance(offered, str) else Kernel(offered, offered.words)

@@ -37,6 +37,10 @@ def not_installed(module: str, words: str) -> str | None:
     return words if importlib.util.find_spec(module) is None else None
 
 
+def nothing(*_: Array | None) -> None:
+    """Take no arrays: in the place of a kernel, where there is none."""
+
+
 def quiet() -> Any:
     """Return a context in which NumPy keeps its floating-point events to itself.
 
@@ -353,7 +357,7 @@ class Backend:
         """Offer something better than `run` for a body or rule, or say in words why there is none.
 
         Asked once for each op, role, and shape and data type of the arrays. The words complete a
-        sentence that ends in "because".
+        sentence that ends in "because"; no words at all mean that the next call is to ask again.
         """
         return f"the backend {self.name!r} has no kernels"
 

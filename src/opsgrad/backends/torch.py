@@ -8,7 +8,17 @@ from typing import Any, cast
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Autodiff, Backend, Capabilities, not_installed
+from opsgrad.backends import _engine
+from opsgrad.backends.protocol import (
+    JOINT,
+    Autodiff,
+    Backend,
+    Capabilities,
+    Kernel,
+    Work,
+    not_installed,
+    nothing,
+)
 
 
 class TorchBackend(Backend):
@@ -63,11 +73,11 @@ class TorchBackend(Backend):
             return True
         try:
             storage, another = one.untyped_storage(), other.untyped_storage()
+            if type(one) is not torch.Tensor:  # a fake tensor has a storage without memory
+                return bool(storage._cdata == another._cdata)
+            return bool(storage.data_ptr() == another.data_ptr())
         except RuntimeError:  # inside torch.func transforms tensors have no storage of their own
             return one is other
-        if type(one) is not torch.Tensor:  # a fake tensor has a storage without memory
-            return bool(storage._cdata == another._cdata)
-        return bool(storage.data_ptr() == another.data_ptr())
 
     def device(self, array: Array) -> Any:
         return array.device
@@ -78,9 +88,17 @@ class TorchBackend(Backend):
         if array.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         try:
-            return array.detach().numpy()
+            return _memory(array) if type(array) is torch.Tensor else array.detach().numpy()
         except RuntimeError:  # inside torch.func transforms, and for fake tensors
             return None
+
+    def kernel(self, work: Work) -> Kernel | str:
+        import torch
+
+        if torch.compiler.is_compiling():  # which can keep no kernel; other calls ask again
+            return ""
+        shared = _Shared(self, work)
+        return Kernel(shared, shared.words)
 
     def records(self, arrays: tuple[Array | None, ...]) -> bool:
         import torch
@@ -105,6 +123,111 @@ class TorchBackend(Backend):
 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+
+
+# -- in the CPU engine -----------------------------------------------------------------------------
+
+
+class _Shared:
+    """A body or rule that runs in the CPU engine, on the memory of the tensors themselves.
+
+    It runs in PyTorch as it is written where the engine does not take it, and where PyTorch must
+    see each of its steps: to trace, transform or record them.
+    """
+
+    def __init__(self, backend: TorchBackend, work: Work) -> None:
+        self.backend = backend
+        self.work = work
+        dtype = np.dtype(str(work.dtype).removeprefix("torch."))
+        self.offered = _engine.offer(work._replace(dtype=dtype))
+        self.compiled = nothing if isinstance(self.offered, str) else self.offered
+
+    def __call__(self, *tensors: Array | None) -> Any:
+        import torch
+
+        arrays = None if torch.compiler.is_compiling() else _arrays(tensors)
+        out = None if arrays is None else self.compiled(*arrays)
+        if out is not None:
+            return _tensors(out)
+        if self.work.role == JOINT:
+            return None
+        return self.backend.run(self.work.function, tensors, self.work.parameters)
+
+    def words(self) -> str:
+        """Say what runs."""
+        if isinstance(self.offered, str):
+            return f"as it is written, because {self.offered}"
+        return self.offered.words(
+            "below, off the CPU, and where PyTorch traces or records each step"
+        )
+
+
+def _arrays(tensors: tuple[Array | None, ...]) -> list[Array | None] | None:
+    """Return tensors as NumPy arrays of the same memory.
+
+    None unless all are plain tensors of the CPU, and PyTorch need not see what is done with them.
+    """
+    import torch
+
+    c = torch._C
+    if (
+        c._len_torch_dispatch_stack()  # make_fx, fake tensors, counters of operations
+        or c._functorch.peek_interpreter_stack() is not None  # the transforms of torch.func
+        or c._is_tracing()  # torch.jit.trace
+        or torch.autograd.forward_ad._current_level >= 0
+    ):
+        return None
+    recording = torch.is_grad_enabled()
+    arrays = []
+    for tensor in tensors:
+        if tensor is not None and (
+            type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+            or not tensor.is_cpu
+            or tensor.is_neg()
+            or (recording and tensor.requires_grad)
+        ):
+            return None
+        try:
+            arrays.append(None if tensor is None else _memory(tensor))
+        except RuntimeError:  # sparse ones have none, nor those of `is_grads_batched=True`
+            return None
+    return arrays
+
+
+class _Exported:
+    """The memory of a tensor, for `numpy.from_dlpack`.
+
+    Not ``tensor.numpy()``: after that the tensor can never be resized again.
+    """
+
+    def __init__(self, capsule: Any) -> None:
+        self.capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # the CPU
+
+
+def _memory(tensor: Array) -> Array:
+    """Return a plain tensor of the CPU as a read-only NumPy array of the same memory."""
+    import torch
+
+    # Three times as fast as `from_dlpack` of the tensor itself.
+    return np.from_dlpack(_Exported(torch.to_dlpack(tensor)))
+
+
+def _tensors(out: Any) -> Any:
+    """Return results of the engine as tensors of the same memory."""
+    import torch
+
+    if isinstance(out, tuple):
+        return tuple(map(_tensors, out))
+    return None if out is None else torch.from_numpy(np.asarray(out))
+
+
+# -- in PyTorch's autograd -------------------------------------------------------------------------
 
 
 class _Opaque:

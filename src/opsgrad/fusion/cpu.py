@@ -91,21 +91,20 @@ class Geometry(NamedTuple):
 class Fused:
     """A body or rule as a callable on NumPy arrays; it compiles what it needs when it needs it."""
 
-    def __init__(self, task: Task, fallback: Callable[..., Any], compile_from: int) -> None:
+    def __init__(self, task: Task, compile_from: int) -> None:
         self.task = task
-        self.fallback = fallback
         self.compile_from = compile_from
         self._calls: dict[Any, _Call | None] = {}
         self._compiled: dict[Any, tuple[Program, Any, Trace]] = {}
 
     def __call__(self, *arrays: Array | None) -> Any:
-        """Run the task on arrays in its data type, labels being int64."""
+        """Run the task on arrays in its data type, labels being int64; None if that cannot be."""
         key = tuple([None if a is None else (a.shape, a.strides) for a in arrays])
         try:
             call = self._calls[key]
         except KeyError:
             call = self._prepare(key, arrays)
-        return self.fallback(*arrays) if call is None else call(arrays)
+        return None if call is None else call(arrays)
 
     def _prepare(self, key: Any, arrays: tuple[Array | None, ...]) -> "_Call | None":
         geometry = self._geometry(arrays)

@@ -6,6 +6,7 @@ between two reductions together, the reductions as trees over the chunks. Bringi
 chunk instead would move all the data, and need a worker that can hold such a chunk.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import array_api_compat
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
+from opsgrad.backends import get_backend
 from opsgrad.backends.protocol import JOINT, Backend, Capabilities, Kernel, Work, not_installed
 
 
@@ -91,10 +93,20 @@ class DaskBackend(Backend):
             out = run_in_blocks(work, arrays)
             return self.run(work.function, arrays, work.parameters) if out is None else out
 
-        words = "a layer of tasks, each the NumPy backend on chunks that belong together"
-        if not work.elementwise:
-            words += "; where an axis that is mixed is split, phases with trees over its chunks"
-        return Kernel(call, words)
+        return Kernel(call, functools.partial(_words, work))
+
+
+def _words(work: Work) -> str:
+    """Say what runs in the tasks of one layer."""
+    offered = get_backend("numpy").kernel(work)
+    if isinstance(offered, Kernel):
+        what = offered.words() if callable(offered.words) else offered.words
+    else:
+        what = f"as it is written, because {offered}"
+    words = f"a layer of tasks, each the NumPy backend on chunks that belong together: {what}"
+    if not work.elementwise:
+        words += "; where an axis that is mixed is split, phases with trees over its chunks"
+    return words
 
 
 def _astype(xp: Namespace, array: Array, /, *, dtype: DType) -> Array:

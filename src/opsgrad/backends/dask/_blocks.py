@@ -16,7 +16,8 @@ from dask.base import tokenize
 from opsgrad._arrays import known, reduced
 from opsgrad._signature import Argument, Role, Shape
 from opsgrad._typing import DType
-from opsgrad.backends.dask._chunks import Block, Pick, Recipe, run_on_chunks
+from opsgrad.backends import get_backend
+from opsgrad.backends.dask._chunks import Block, Pick
 from opsgrad.backends.dask._phases import reduce_chunks, run_in_phases
 from opsgrad.backends.protocol import Work, frozen, thawed
 
@@ -80,8 +81,7 @@ def run_in_blocks(work: Work, arrays: tuple[Any, ...]) -> Any:
     if outline is None or results is None:
         return None
     block = Block(
-        Recipe(work.op, work.role, work.function),
-        parameters,
+        work._replace(parameters=parameters),
         tuple(array is not None for array in arrays),
         single=len(results) == 1 and not results[0].total,
     )
@@ -234,7 +234,7 @@ def _on_samples(
     samples = iter([np.ones(s, d) for s, d in zip(shapes, dtypes, strict=True)])
     arrays = tuple(next(samples) if given else None for given in present)
     try:
-        out = run_on_chunks(function, arrays, thawed(parameters))
+        out = get_backend("numpy").run(function, arrays, thawed(parameters))
     except Exception:  # it does not take such arrays: let it meet the real ones
         return None
     results = out if isinstance(out, tuple) else (out,)
@@ -337,7 +337,7 @@ def _built(
         part for (_, a), own in zip(there, layout.symbols, strict=True) for part in (a, own)
     ]
     address = block.recipe.address() or block.recipe.function
-    named = frozen(block.parameters), block.present, [array.name for _, array in there]
+    named = frozen(block.work.parameters), block.present, [array.name for _, array in there]
     name = f"{work.op}-{work.role}-{tokenize(address, *named)}"
     if block.single:
         return (_layer(block, results[0], operands, name),)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +11,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from opsgrad._signature import Role
 from opsgrad._typing import Array, DType
 from opsgrad.backends import get_backend
-from opsgrad.backends.protocol import quiet
+from opsgrad.backends.protocol import Kernel, Work, quiet
 
 
-def run_on_chunks(
-    function: Callable[..., Any], chunks: tuple[Array | None, ...], parameters: Mapping[str, Any]
-) -> Any:
-    """Run a body or rule on chunks: every chunk that an op computes goes through here."""
-    return get_backend("numpy").run(function, chunks, parameters)
+def run_on_chunks(work: Work, chunks: tuple[Array | None, ...]) -> Any:
+    """Run a body or rule on chunks as on NumPy arrays, by a kernel where there is one.
+
+    A kernel is made of the body or rule by each process that comes to need it, and kept there.
+    """
+    backend = get_backend("numpy")
+    if all(map(_fits, itertools.repeat(work), work.names, chunks)):
+        kernel = backend.kernel(work)
+        if isinstance(kernel, Kernel):
+            return kernel.call(*chunks)
+    return backend.run(work.function, chunks, work.parameters)
+
+
+def _fits(work: Work, name: str, chunk: Any) -> bool:
+    """Whether a chunk is what its Dask array said: a kernel would not notice another data type."""
+    if chunk is None:
+        return True
+    labels = any(one.name == name and one.role is Role.LABELS for one in work.arguments)
+    return type(chunk) is np.ndarray and chunk.dtype == (np.int64 if labels else work.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +94,36 @@ def _by_value(op: str, role: str, pickled: bytes) -> Recipe:
 class Block:
     """A task: a body or rule on the chunks that belong together."""
 
-    recipe: Recipe
-    parameters: Mapping[str, Any]
+    work: Work
     present: tuple[bool, ...]
     """Which of the arrays are there; the others are None."""
     single: bool
     """Whether there is one result, to be returned itself instead of in a tuple."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """The body or rule, as other processes find it."""
+        return Recipe(self.work.op, self.work.role, self.work.function)
+
+    def __reduce__(self) -> Any:
+        rest = self.work._asdict()
+        del rest["op"], rest["role"], rest["function"]
+        return _block, (self.recipe, rest, self.present, self.single)
+
     def __call__(self, *chunks: Any) -> Any:
         """Return the results for these chunks."""
         given = iter(chunks)
         arrays = tuple(_only(next(given)) if there else None for there in self.present)
-        out = run_on_chunks(self.recipe.function, arrays, self.parameters)
+        out = run_on_chunks(self.work, arrays)
         results = out if isinstance(out, tuple) else (out,)
         return np.asarray(results[0]) if self.single else results
+
+
+def _block(
+    recipe: Recipe, rest: Mapping[str, Any], present: tuple[bool, ...], single: bool
+) -> Block:
+    work = Work(op=recipe.op, role=recipe.role, function=recipe.function, **rest)
+    return Block(work, present, single)
 
 
 def _only(chunk: Any) -> Array:

@@ -213,8 +213,9 @@ class Fused:
         key = f"{program}\n{inputs}\n{self.task.dtype} {width} {way}"
         kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
-        direct = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * (2 + count))
-        return program, (kernel, direct(call)), traced
+        pointer = ctypes.c_void_p
+        entry = ctypes.CFUNCTYPE(None, *[pointer] * 3, ctypes.c_int64, *[pointer] * (1 + count))
+        return program, (kernel, entry(call)), traced
 
 
 def _rows_at_once(task: Task, geometry: Geometry) -> int:
@@ -224,9 +225,8 @@ def _rows_at_once(task: Task, geometry: Geometry) -> int:
     return 1 if geometry.flat or geometry.table[geometry.axis] > SHORT else UNROLL
 
 
-_SIGNATURE = ctypes.CFUNCTYPE(
-    None, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-)
+_NOTHING = np.empty(0)
+"""In the place of an array that is left out."""
 
 
 class _Call:
@@ -244,8 +244,7 @@ class _Call:
         self.task = task
         self.geometry = geometry
         self.program = program
-        self.address, self.direct = kernel
-        self.kernel = _SIGNATURE(self.address)
+        self.address, self.entry = kernel
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis
         place = len(table) + axis
@@ -273,16 +272,19 @@ class _Call:
         self.strides = (ctypes.c_int64 * len(strides))(*strides)
         across = _rows_at_once(task, geometry)
         self.grain = across * -(-GRAIN // (self.length * across))
-        self.strides_at = ctypes.addressof(self.strides)
         self.scratch = program.scratch * self.length * size * across
-
-        self.simple = (
-            contiguous
-            and not self.rest
-            and self.outer == 1
-            and not self.scratch
-            and entries < DIRECT
+        block = (
+            self.rows,
+            self.length,
+            self.rest,
+            ctypes.addressof(self.strides),
+            self.scratch,
+            self.grain,
         )
+        self.block = (ctypes.c_int64 * len(block))(*block)
+        self.block_at = ctypes.addressof(self.block)
+        self.contiguous = contiguous
+        self.small = entries < DIRECT and not self.scratch
         self.single = self.structure == 0
 
     def _size(self, number: int) -> int:
@@ -305,32 +307,30 @@ class _Call:
 
     def __call__(self, arrays: tuple[Array | None, ...]) -> Any:
         """Run the kernel on arrays of this geometry."""
-        if self.simple:
-            outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
-            self.direct(
-                0,
-                self.rows,
-                self.length,
-                self.strides_at,
-                None,
-                *map(id, arrays),
-                *map(id, outputs),
-            )
-            return self._result(outputs)
-        given = [
-            None if a is None else _contiguous(a, k)
-            for a, k in zip(arrays, self.kinds, strict=False)
-        ]
+        if not self.contiguous:
+            pairs = zip(arrays, self.kinds, strict=False)
+            arrays = tuple([_NOTHING if a is None else _contiguous(a, kind) for a, kind in pairs])
         outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
-        every = (*given, *outputs)
-        pointers = (ctypes.c_void_p * len(every))(
-            *[0 if a is None else a.ctypes.data for a in every]
-        )
-        for outer in range(self.outer):
-            if outer:
-                for number, (kind, array) in enumerate(zip(self.kinds, every, strict=True)):
-                    if array is not None and kind not in (Kind.NUMBER, Kind.COLUMN):
-                        pointers[number] = array.ctypes.data + outer * (array.nbytes // self.outer)
+        if self.outer > 1:
+            self._run_parts((*arrays, *outputs))
+        elif self.small:
+            self.entry(self.block_at, None, None, 0, None, *map(id, arrays), *map(id, outputs))
+        else:
+            helpers, team, run, _ = threads.crew()
+            memory = threads.memory_of_thread(self.scratch) if self.scratch else None
+            every = (*map(id, arrays), *map(id, outputs))
+            self.entry(self.block_at, run, team, helpers, memory, *every)
+        return self._result(outputs)
+
+    def _run_parts(self, arrays: Sequence[Any]) -> None:
+        """Run the kernel on each of the parts that lie one after the other in all arrays."""
+        for part in range(self.outer):
+            offsets = [
+                0 if kind in (None, Kind.NUMBER, Kind.COLUMN) else part * (a.nbytes // self.outer)
+                for kind, a in zip(self.kinds, arrays, strict=True)
+            ]
+            places = [a.ctypes.data + offset for a, offset in zip(arrays, offsets, strict=True)]
+            pointers = (ctypes.c_void_p * len(places))(*places)
             threads.run(
                 self.address,
                 self.rows,
@@ -340,9 +340,6 @@ class _Call:
                 self.scratch,
                 self.grain,
             )
-        if self.rest:  # nothing of an elementwise op is kept
-            self.kernel(self.rows, self.rows + 1, self.rest, pointers, self.strides, None)
-        return self._result(outputs)
 
     def _result(self, outputs: list[Any]) -> Any:
         """Return the outputs as the task does; the first is the value, which may be reduced."""

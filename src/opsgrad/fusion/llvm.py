@@ -60,29 +60,7 @@ class Printer:
     def print(self) -> str:
         """Return the module as text: the kernel, and its entry for NumPy's own objects."""
         self._kernel()
-        self._entry()
-        return str(self.module)
-
-    def _entry(self) -> None:
-        """Print ``call(begin, end, length, strides, scratch, object, …)``.
-
-        The objects are NumPy's arrays: where their data is stands behind the head of every object.
-        To ask for it in Python would take as long as a small kernel.
-        """
-        count = len(self.inputs) + len(self.program.outputs)
-        signature = ir.FunctionType(ir.VoidType(), [I64] * 3 + [POINTER] * (2 + count))
-        function = ir.Function(self.module, signature, "call")
-        begin, end, length, strides, scratch, *objects = function.args
-        b = ir.IRBuilder(function.append_basic_block("entry"))
-        room = b.alloca(ir.ArrayType(POINTER, count))
-        pointers = b.inttoptr(b.ptrtoint(room, I64), POINTER)
-        byte = ir.IntType(8)
-        for number, one in enumerate(objects):
-            place = b.gep(one, [I64(object.__basicsize__)], source_etype=byte)
-            data = b.load(place, typ=POINTER)
-            b.store(data, b.gep(pointers, [I64(8 * number)], source_etype=byte))
-        b.call(self.function, [begin, end, length, pointers, strides, scratch])
-        b.ret_void()
+        return str(self.module) + _entry(len(self.inputs) + len(self.program.outputs))
 
     def _kernel(self) -> None:
         frame, b = self.frame, self.builder
@@ -441,3 +419,54 @@ class Printer:
             compare = b.fcmp_unordered if kind == "not_equal" else b.fcmp_ordered
             return compare(sign, *operands)
         return (UNARY[kind] if len(operands) == 1 else BINARY[kind])(functions, *operands)
+
+
+def _entry(count: int) -> str:
+    """Return the function ``call(block, run, team, helpers, memory, object, …)``.
+
+    The block holds what calls for arrays of the same shapes repeat: rows, length, the length of a
+    shorter row after the last, the address of the strides, bytes of scratch memory, grain. `run` is
+    the team's function; where it is null, the caller computes alone. The objects are NumPy's
+    arrays: where their data is stands behind the head of every object. To ask for it in Python, and
+    to hand all this over one by one, would take as long as a small kernel.
+    """
+    objects = "".join(f", ptr %object{number}" for number in range(count))
+    copies = "".join(
+        f"""
+  %from{number} = getelementptr i8, ptr %object{number}, i64 {object.__basicsize__}
+  %data{number} = load ptr, ptr %from{number}
+  %to{number} = getelementptr ptr, ptr %pointers, i64 {number}
+  store ptr %data{number}, ptr %to{number}"""
+        for number in range(count)
+    )
+    kinds = {"rows": "i64", "length": "i64", "rest": "i64", "strides": "ptr", "size": "i64"}
+    loads = "".join(
+        f"""
+  %{name}.at = getelementptr i64, ptr %block, i64 {number}
+  %{name} = load {kind}, ptr %{name}.at"""
+        for number, (name, kind) in enumerate([*kinds.items(), ("grain", "i64")])
+    )
+    table = "i64 %length, ptr %pointers, ptr %strides"
+    sizes = "i64 %size, i64 %grain, i64 %helpers"
+    return f"""
+define void @call(ptr %block, ptr %run, ptr %team, i64 %helpers, ptr %memory{objects}) {{
+  %pointers = alloca ptr, i64 {count}{copies}{loads}
+  %alone = icmp eq ptr %run, null
+  br i1 %alone, label %by.itself, label %with.team
+by.itself:
+  call void @kernel(i64 0, i64 %rows, {table}, ptr %memory)
+  br label %done
+with.team:
+  call void %run(ptr %team, ptr @kernel, i64 %rows, {table}, ptr %memory, {sizes})
+  br label %done
+done:
+  %shorter = icmp sgt i64 %rest, 0
+  br i1 %shorter, label %last, label %end
+last:
+  %after = add i64 %rows, 1
+  call void @kernel(i64 %rows, i64 %after, i64 %rest, ptr %pointers, ptr %strides, ptr null)
+  br label %end
+end:
+  ret void
+}}
+"""

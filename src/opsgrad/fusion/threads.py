@@ -94,9 +94,14 @@ def run(
     grain
         The fewest rows worth handing to a thread. Every piece but the last is a multiple of it.
     """
-    helpers, address, call = _team.crew or _team.gather()
-    memory = _memory(scratch) if scratch else None
-    call(address, kernel, rows, length, pointers, strides, memory, scratch, grain, helpers)
+    helpers, team, _, call = crew()
+    memory = memory_of_thread(scratch) if scratch else None
+    call(team, kernel, rows, length, pointers, strides, memory, scratch, grain, helpers)
+
+
+def crew() -> "Crew":
+    """Return who computes now, for code that calls the team itself."""
+    return _team.crew or _team.gather()
 
 
 def get_num_threads() -> int:
@@ -131,7 +136,7 @@ def _default() -> int:
 _own = threading.local()
 
 
-def _memory(size: int) -> Any:
+def memory_of_thread(size: int) -> Any:
     """Return memory that only this thread uses.
 
     The array itself, not its address: what a call under way refers to outlives the interpreter,
@@ -148,12 +153,15 @@ def _memory(size: int) -> Any:
 # -- the team --------------------------------------------------------------------------------------
 
 
-class _Crew(NamedTuple):
+class Crew(NamedTuple):
     """Who computes, and how it is called."""
 
     helpers: int
     team: int | None
+    run: int | None
+    """The address of the function that runs a kernel on the team; None without one."""
     call: Callable[..., None]
+    """That function, or what is in its place."""
 
 
 def _alone(
@@ -170,7 +178,7 @@ def _alone(
     _KERNEL(kernel)(0, rows, length, pointers, strides, memory)
 
 
-_ALONE = _Crew(0, None, _alone)
+_ALONE = Crew(0, None, None, _alone)
 
 
 class _Team:
@@ -178,11 +186,11 @@ class _Team:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.crew: _Crew | None = None
+        self.crew: Crew | None = None
         self.address: int | None = None
         self.starting = threading.Lock()
 
-    def gather(self) -> _Crew:
+    def gather(self) -> Crew:
         """Return the crew for the number of threads asked for, and keep it for later calls."""
         # Whoever finds the lock taken goes alone: it may be a signal handler of the very thread
         # that has it, which would wait for ever.
@@ -193,7 +201,7 @@ class _Team:
         finally:
             self.starting.release()
 
-    def _gathered(self, number: int) -> _Crew:
+    def _gathered(self, number: int) -> Crew:
         crew = _ALONE
         code = _code() if number > 1 else None
         if code is not None:
@@ -204,7 +212,7 @@ class _Team:
                 workers = code.grow(self.address, wanted)
             if workers < 0:
                 return _ALONE
-            crew = _Crew(min(workers, wanted), self.address, code.run)
+            crew = Crew(min(workers, wanted), self.address, code.run_at, code.run)
         self.crew = crew
         # Another thread may have asked for another number meanwhile.
         if number != self.number:
@@ -282,6 +290,7 @@ class _Code(NamedTuple):
     grow: Callable[..., int]
     stop: Callable[..., int]
     run: Callable[..., None]
+    run_at: int
 
 
 @functools.cache
@@ -311,9 +320,9 @@ def _compile() -> _Code:
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     kinds = {"new": _NEW, "grow": _GROW, "stop": _STOP, "run": _RUN}
-    code = _Code(
-        **{n: k(engine.get_function_address(f"opsgrad_team_{n}")) for n, k in kinds.items()}
-    )
+    addresses = {name: engine.get_function_address(f"opsgrad_team_{name}") for name in kinds}
+    functions = {name: kind(addresses[name]) for name, kind in kinds.items()}
+    code = _Code(**functions, run_at=addresses["run"])
     # Never freed: workers may run this code until the process is gone.
     engine.detach()
     return code

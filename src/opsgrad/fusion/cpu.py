@@ -344,10 +344,14 @@ class _Call:
     def _result(self, outputs: list[Any]) -> Any:
         """Return the outputs as the task does; the first is the value, which may be reduced."""
         if self.reduction != "none":
-            with np.errstate(all="ignore"):
-                total = np.sum(outputs[0])
-                outputs[0] = total if self.reduction == "sum" else total / self.values
+            total = _sum(outputs[0])
+            outputs[0] = total if self.reduction == "sum" else total / self.values
         return outputs[0] if self.single else _nested(self.structure, outputs)
+
+
+@np.errstate(all="ignore")
+def _sum(values: Array) -> Any:
+    return np.add.reduce(values, axis=None)
 
 
 def _contiguous(array: Array, kind: Kind | None) -> Array:

@@ -40,7 +40,8 @@ UNTRACEABLE: dict[str, Callable[..., Any]] = {
     "it computes with the number of columns": lambda xp, x: x * float(x.shape[-1]),
     "it computes with the number of rows": lambda xp, x: x * math.prod(x.shape),
     "it picks out a part of an array": lambda xp, x: x[..., 0],
-    "its sum runs along another axis than the op": lambda xp, x: xp.sum(x, axis=0),
+    "its max runs along another axis than the op": lambda xp, x: xp.max(x, axis=0),
+    "it works on with a sum over all rows": lambda xp, x: 2.0 * xp.sum(x, axis=0),
     "its sum runs along None": lambda xp, x: xp.sum(x),
     "it changes the shape of an array": lambda xp, x: xp.reshape(x, (-1,)),
     "it broadcasts an array in a way of its own": lambda xp, x: x + xp.sum(x, axis=-1),
@@ -212,6 +213,49 @@ def test_no_entry_beside_the_row_is_touched(dtype: str, length: int, rows: int) 
         assert (one[:64] == 7.0).all()
         assert (one[-64:] == 7.0).all()
     np.testing.assert_allclose(guarded[1][64:-64], x.max(axis=-1))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "slopes"),
+    [
+        ((1, 5), (5,)),
+        ((37, 7), (7,)),
+        ((1000, 64), (64,)),
+        ((70, 300), (300,)),
+        ((5, 6, 50), (50,)),
+        ((400, 10), ()),
+        ((40, 10), (1,)),
+        ((40, 1), (1, 1)),
+        ((6, 5, 4), (5, 1)),
+    ],
+)
+def test_gradients_of_slopes_are_summed_over_the_rows(
+    shape: tuple[int, ...], slopes: tuple[int, ...], dtype: str
+) -> None:
+    rng = np.random.default_rng(0)
+    arrays = tuple(rng.standard_normal(one).astype(dtype) for one in (shape, slopes))
+    agree(both(og.prelu, arrays, {}), plain(og.prelu, arrays, {}))
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_sums_over_many_rows_keep_their_digits() -> None:
+    x = np.full((100_000, 3), -0.1, np.float32)
+    _, pull = og.vjp(og.prelu, x, np.ones(3, np.float32))
+    dalpha = pull(np.ones_like(x))[1]
+    assert dalpha is not None
+    exact = -100_000 * float(np.float32(0.1))
+    assert np.max(np.abs(dalpha / exact - 1)) < 4 * np.finfo(np.float32).eps
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_a_number_that_stands_for_a_table_has_a_gradient_of_its_shape() -> None:
+    x = np.broadcast_to(np.float32(-2.0), (40, 50))
+    agree(both(og.prelu, (x, np.float32(0.5)), {}), plain(og.prelu, (x, np.float32(0.5)), {}))
 
 
 DIVISORS = (

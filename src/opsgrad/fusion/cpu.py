@@ -9,7 +9,17 @@ import numpy as np
 
 from opsgrad._arrays import without_axis
 from opsgrad.fusion import threads
-from opsgrad.fusion.program import SHORT, UNROLL, WIDTH, Program, schedule, with_picks
+from opsgrad.fusion.graph import OVER_ROWS
+from opsgrad.fusion.program import (
+    SHORT,
+    TOGETHER,
+    UNROLL,
+    WIDTH,
+    Program,
+    in_parts,
+    schedule,
+    with_picks,
+)
 from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
 
 Array = np.ndarray[Any, Any]
@@ -70,8 +80,9 @@ def _trace(task: Task, inputs: Sequence[Input | None]) -> Trace:
     if "reduction" in parameters:
         parameters["reduction"] = "none"
     traced = trace(task.function, inputs, parameters, task.dtype)
-    for kind in traced.kinds:
-        if kind in (Kind.COLUMN, Kind.NUMBER):
+    for number, kind in zip(traced.outputs, traced.kinds, strict=True):
+        summed = traced.graph.nodes[number].kind == OVER_ROWS
+        if kind in (Kind.COLUMN, Kind.NUMBER) and not summed:
             raise UntraceableError("it gives the same result for every row")
     return traced
 
@@ -119,7 +130,10 @@ class Fused:
             contiguous = all(
                 a is not None and a.flags.c_contiguous and a.flags.aligned for a in arrays
             )
-            call = self._call(geometry, contiguous)
+            # What sums up everything has no axes; an argument may, of which it is the gradient.
+            pairs = zip(arrays, geometry.kinds, strict=True)
+            axes = any(kind is Kind.NUMBER and a is not None and a.ndim for a, kind in pairs)
+            call = self._call(geometry, contiguous, sums_up=not axes)
         if len(self._calls) >= MOST_CALLS:
             self._calls.clear()
         self._calls[key] = call
@@ -169,11 +183,13 @@ class Fused:
         place = len(table) + axis
         return Kind.ROW_KEPT if shape == (*table[:place], 1, *table[place + 1 :]) else None
 
-    def _call(self, geometry: Geometry, contiguous: bool) -> "_Call | None":
+    def _call(self, geometry: Geometry, contiguous: bool, *, sums_up: bool) -> "_Call | None":
         length = PIECE if geometry.flat else geometry.table[geometry.axis]
         try:
             program, kernel, traced = self._kernel(geometry, length)
         except (UntraceableError, RuntimeError):  # LLVM, or the system, may refuse
+            return None
+        if Kind.NUMBER in traced.kinds and not sums_up:
             return None
         return _Call(self.task, geometry, program, kernel, traced, contiguous)
 
@@ -198,7 +214,7 @@ class Fused:
         ]
         traced = _trace(self.task, inputs)
         reduces = self.task.parameters.get("reduction", "none") != "none"
-        summed = traced.summed() if reduces else traced
+        summed = in_parts(traced.summed() if reduces else traced)
         # Across rows, to pick would be to gather.
         program = schedule(summed if geometry.across else with_picks(summed), scratch=roomy)
         width = WIDTH[self.task.dtype]
@@ -265,12 +281,17 @@ class _Call:
             self.rows = entries // self.length // self.outer
         if geometry.flat:
             shapes[Kind.ROW] = (self.rows + (self.rest > 0),)
+        shapes[Kind.COLUMN] = (-(-self.rows // TOGETHER), self.length)
+        self.over_rows = [
+            number for number, kind in enumerate(traced.kinds) if kind in (Kind.COLUMN, Kind.NUMBER)
+        ]
         self.shapes = [shapes[kind] for kind in program.kinds]
         strides: list[int] = []
         for number, kind in enumerate(self.kinds):
-            strides.extend(self._strides(kind, self._size(number)))
+            output = number >= len(geometry.kinds)
+            strides.extend(self._strides(kind, self._size(number), output=output))
         self.strides = (ctypes.c_int64 * len(strides))(*strides)
-        across = _rows_at_once(task, geometry)
+        across = TOGETHER if Kind.COLUMN in program.kinds else _rows_at_once(task, geometry)
         self.grain = across * -(-GRAIN // (self.length * across))
         self.scratch = program.scratch * self.length * size * across
         block = (
@@ -296,9 +317,11 @@ class _Call:
             else self.task.dtype.itemsize
         )
 
-    def _strides(self, kind: Kind | None, size: int) -> tuple[int, int]:
+    def _strides(self, kind: Kind | None, size: int, *, output: bool) -> tuple[int, int]:
         """Return the strides of a contiguous array from row to row and from entry to entry."""
         across = self.geometry.across
+        if output and kind is Kind.COLUMN:  # sums of rows: a table of its own
+            return size * self.length, size
         if kind is Kind.TABLE:
             return (size, size * self.rows) if across else (size * self.length, size)
         if kind in (Kind.ROW, Kind.ROW_KEPT):
@@ -346,12 +369,24 @@ class _Call:
         if self.reduction != "none":
             total = _sum(outputs[0])
             outputs[0] = total if self.reduction == "sum" else total / self.values
+        for number in self.over_rows:
+            outputs[number] = _sum_of_rows(outputs[number])
         return outputs[0] if self.single else _nested(self.structure, outputs)
 
 
 @np.errstate(all="ignore")
 def _sum(values: Array) -> Any:
     return np.add.reduce(values, axis=None)
+
+
+@np.errstate(all="ignore")
+def _sum_of_rows(parts: Array) -> Any:
+    """Return the sum along the first axis, by pairs."""
+    while len(parts) > 1:
+        half = len(parts) // 2
+        rest = parts[2 * half :]
+        parts = np.concatenate([parts[:half] + parts[half : 2 * half], rest])
+    return parts[0]
 
 
 def _contiguous(array: Array, kind: Kind | None) -> Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 REDUCTIONS = ("sum", "max", "min")
+OVER_ROWS = "over rows"
 
 EXPENSIVE = frozenset(
     ("divide", "exp", "exp2", "expm1", "log", "log1p", "log2", "pow", "sqrt", "tanh")
@@ -18,8 +19,8 @@ class Node(NamedTuple):
 
     kind: str
     """"input", "constant", "length" (of a row), "index" (along the row), one of `REDUCTIONS`,
-    "pick" (the entry at an index, 0 where there is none), or the array API's name of an elementwise
-    function."""
+    "pick" (the entry at an index, 0 where there is none), "over rows" (the sum over them), or the
+    array API's name of an elementwise function."""
     arguments: tuple[int, ...]
     """The numbers of the nodes that it works on."""
     detail: Any
@@ -59,7 +60,7 @@ class Graph:
     def apply(self, kind: str, arguments: tuple[int, ...], dtype: np.dtype[Any]) -> int:
         """Return the node of an elementwise function or a reduction."""
         given = [self.nodes[number] for number in arguments]
-        rows = any(node.rows for node in given)
+        rows = any(node.rows for node in given) and kind != OVER_ROWS
         columns = any(node.columns for node in given) and kind not in REDUCTIONS
         return self._put(Node(kind, arguments, None, dtype, rows, columns))
 

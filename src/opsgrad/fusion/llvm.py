@@ -15,7 +15,7 @@ from llvmlite import ir
 from opsgrad.fusion.functions import BINARY, COMPARISONS, FORMATS, I1, I32, I64, UNARY, Functions
 from opsgrad.fusion.graph import Node
 from opsgrad.fusion.lanes import POINTER, AcrossRows, AlongRow, Frame, Lanes, ShortRows, combine
-from opsgrad.fusion.program import SHORT, UNROLL, Phase, Place, Program
+from opsgrad.fusion.program import SHORT, TOGETHER, UNROLL, Phase, Place, Program
 from opsgrad.fusion.trace import BOOLEAN, INTEGER, Kind
 
 BLOCK = 16
@@ -129,7 +129,7 @@ class Printer:
         for phase in self.program.phases:
             self._phase(phase)
         for number, kind in enumerate(self.program.kinds):
-            if kind is not Kind.TABLE:
+            if kind not in (Kind.TABLE, Kind.COLUMN):
                 values = self._row_value(self.program.outputs[number])
                 lanes.store_row(len(self.inputs) + number, values)
 
@@ -245,9 +245,26 @@ class Printer:
             self._accumulate(number, self._operand(argument, values), sums)
         for output in phase.stored:
             node = self.program.outputs[output]
-            if self.program.places.get(node) != Place(True, output) or node not in kept:
+            if self.program.kinds[output] is Kind.COLUMN:
+                self._add(self._operand(node, values), len(self.inputs) + output, column)
+            elif self.program.places.get(node) != Place(True, output) or node not in kept:
                 addresses = self.lanes.addresses(len(self.inputs) + output, column)
                 self._store(self._operand(node, values), addresses)
+
+    def _add(self, values: list[Any], number: int, column: Any) -> None:
+        """Add values to the sums over the rows that belong together, which the first one begins."""
+        b, frame = self.builder, self.frame
+        if isinstance(self.lanes, ShortRows):
+            values = [functools.reduce(b.fadd, values)]
+        place = frame.at(frame.base[number], b.mul(column, I64(frame.size)))
+        part = b.sdiv(frame.row, I64(TOGETHER))
+        place = frame.at(place, b.mul(part, frame.row_stride[number]))
+        begins = b.icmp_signed("==", b.srem(frame.row, I64(TOGETHER)), I64(0))
+        for copy, value in enumerate(values):
+            address = frame.at(place, copy * self.width * frame.size)
+            before = frame.load(address, value.type)
+            before = b.select(begins, self.vector.number(0.0), before)
+            frame.store(b.fadd(before, value), address)
 
     def _store(self, values: list[Any], addresses: list[Any]) -> None:
         for value, address in zip(values, addresses, strict=True):

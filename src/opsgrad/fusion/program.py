@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opsgrad.fusion.graph import EXPENSIVE, REDUCTIONS, Graph, Node
+from opsgrad.fusion.graph import EXPENSIVE, OVER_ROWS, REDUCTIONS, Graph, Node
 from opsgrad.fusion.trace import Kind, Trace
 
 WIDTH = {np.dtype(np.float32): 16, np.dtype(np.float64): 8}
@@ -20,6 +20,10 @@ UNROLL = 4
 SHORT = 256
 """Rows of up to so many entries are taken four at a time: from 512 on four rows no longer lie in
 the first cache together."""
+
+
+TOGETHER = 32
+"""So many rows are added up, one by one, where a sum runs over rows; then their sums, by pairs."""
 
 
 class Place(NamedTuple):
@@ -71,6 +75,21 @@ def with_picks(trace: Trace) -> Trace:
     return trace._replace(graph=graph)
 
 
+def in_parts(trace: Trace) -> Trace:
+    """Return a trace that has sums over all rows as a program computes them.
+
+    Sums over the rows of each column become outputs that rows are added to, of the kind `COLUMN`;
+    that of everything becomes the sums of the rows.
+    """
+    outputs, kinds = list(trace.outputs), list(trace.kinds)
+    for number, node in enumerate(trace.outputs):
+        if trace.graph.nodes[node].kind == OVER_ROWS:
+            (outputs[number],) = trace.graph.nodes[node].arguments
+            if kinds[number] is Kind.NUMBER:
+                kinds[number] = Kind.ROW
+    return trace._replace(outputs=tuple(outputs), kinds=tuple(kinds))
+
+
 def _picked(graph: Graph, node: Node) -> Node:
     """Return a sum as a pick if its terms are 0 at all entries but one."""
     if node.kind == "sum":
@@ -112,7 +131,7 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
     tables = [
         (number, node)
         for number, (node, kind) in enumerate(zip(trace.outputs, trace.kinds, strict=True))
-        if Kind.TABLE is kind
+        if kind in (Kind.TABLE, Kind.COLUMN)
     ]
     needed = set(graph.cone(trace.outputs, lambda number: False))
     reductions = [n for n in sorted(needed) if graph.nodes[n].kind in REDUCTIONS]
@@ -177,7 +196,12 @@ def _places(
 ) -> dict[int, Place]:
     """Return where each kept node goes: an output's row that is written last, or scratch."""
     places: dict[int, Place] = {}
-    written = {number: phase for phase, (_, _, stored) in enumerate(drafts) for number in stored}
+    written = {
+        number: phase
+        for phase, (_, _, stored) in enumerate(drafts)
+        for number in stored
+        if trace.kinds[number] is Kind.TABLE
+    }
     free = dict(written)
     scratch = 0
     for node in sorted(kept):
@@ -211,7 +235,7 @@ class _Listing:
             yield f"phase {count}, along the row:"
             yield from self._phase(phase)
         for number, kind in enumerate(self.program.kinds):
-            if kind is not Kind.TABLE:
+            if kind not in (Kind.TABLE, Kind.COLUMN):
                 node = self.program.outputs[number]
                 yield from self._once((node,))
                 yield f"  output{number} = {self._name(node)}"
@@ -241,7 +265,8 @@ class _Listing:
             self.shown.add(number)
             yield f"  {self._step(number)}"
         for number in phase.stored:
-            yield f"    output{number} = {self._name(self.program.outputs[number])}"
+            sign = "+=" if self.program.kinds[number] is Kind.COLUMN else "="
+            yield f"    output{number} {sign} {self._name(self.program.outputs[number])}"
 
     def _written_out(self, number: int) -> str:
         """Return a value along the row in terms of the inputs and of what the row has."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from opsgrad.fusion.graph import Graph
+from opsgrad.fusion.graph import OVER_ROWS, Graph
 
 FLOATING = (np.dtype(np.float32), np.dtype(np.float64))
 INTEGER = np.dtype(np.int64)
@@ -294,12 +294,20 @@ class Tracer:
         place = axis % x.ndim
         if x.shape[place] == 1:
             return x if keepdims else self.squeeze(x, axis=place)
+        if x.shape[place] is ROWS and kind == "sum":
+            total = x.graph.apply(OVER_ROWS, (x.number,), x.dtype)
+            shape = (*x.shape[:place], *(1,) * bool(keepdims), *x.shape[place + 1 :])
+            return Symbol(x.graph, total, shape)
         if x.shape[place] is not COLUMNS:
             raise UntraceableError(f"its {kind} runs along another axis than the op")
         if x.dtype not in FLOATING:
             raise UntraceableError(f"its {kind} is of {x.dtype}")
         shape = (*x.shape[:place], 1, *x.shape[place + 1 :])
-        if x.graph.nodes[x.number].columns:
+        node = x.graph.nodes[x.number]
+        if node.kind == OVER_ROWS and kind == "sum":  # all that there is: first along the row
+            table = Symbol(x.graph, node.arguments[0], (ROWS, COLUMNS))
+            return self.sum(self.sum(table, axis=1), axis=0)
+        if node.columns:
             out = Symbol(x.graph, x.graph.apply(kind, (x.number,), x.dtype), shape)
         else:  # one number, repeated along the row
             out = x._reshaped(shape)
@@ -402,6 +410,8 @@ def trace(
     found: list[Symbol] = []
     structure = _collect(result, found)
     kinds = tuple(_kind_of(symbol) for symbol in found)
+    if any(graph.nodes[n].kind == OVER_ROWS for node in graph.nodes for n in node.arguments):
+        raise UntraceableError("it works on with a sum over all rows")
     return Trace(graph, tuple(symbol.number for symbol in found), kinds, structure)
 
 

@@ -1,0 +1,112 @@
+"""The picture of the start page: an op as it is written, what becomes of it, and what that takes."""
+
+import html
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+import opsgrad as og
+from benchmarks.cases import LOSS, VALUE, VJP
+from benchmarks.contestants import OURS
+from benchmarks.report import Measured
+from docs.generate import plots, sources, tables
+from opsgrad.fusion.llvm import Lanes, Printer
+from opsgrad.fusion.program import WIDTH, schedule
+from opsgrad.fusion.trace import Input, Kind, trace
+
+OP = og.softmax
+FLOAT = np.dtype(np.float32)
+SHAPE = (4096, 1000)
+CASES = (
+    ("softmax", VALUE),
+    ("softmax", VJP),
+    ("relumax", VALUE),
+    ("relumax", VJP),
+    ("sigmoid", VALUE),
+    ("softplus", VALUE),
+    ("lp_norm", VALUE),
+    ("softmax_cross_entropy_with_integer_labels", LOSS),
+)
+"""What the bars show, those behind the peers among it."""
+SHOWN = {OURS: plots.COLOURS[0], "PyTorch": plots.COLOURS[1], "JAX": plots.COLOURS[2]}
+
+
+def picture(measured: tables.Measurements) -> str:
+    """Return the picture as HTML."""
+    rule = sources.rules(OP)[0]
+    written = f"{sources.definition(OP.body)}\n\n\n{sources.definition(rule)}"
+    left = _panel("Written once: softmax and its backward rule", "python", written)
+    right = "".join(_panel(*one) for one in _kernels())
+    return (
+        f'<div class="start"><div class="definition">{left}</div>\n'
+        f'<div class="kernels">{right}</div></div>\n{_bars(measured)}'
+    )
+
+
+def _panel(title: str, language: str, text: str) -> str:
+    code = highlight(text, get_lexer_by_name(language), HtmlFormatter(wrapcode=True))
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>\n{code}</figure>\n"
+
+
+def _kernels() -> Iterator[tuple[str, str, str]]:
+    """Yield what the backward rule becomes: passes along a row, and an excerpt of each printout."""
+    inputs = [Input(Kind.TABLE, FLOAT)] * 2
+    program = schedule(trace(OP.rule("vjp").function, inputs, {"axis": -1}, FLOAT))
+    yield "Traced: three passes along each row", "text", str(program)
+    printed = Printer(program, inputs, Lanes.COLUMNS, WIDTH[FLOAT]).print()
+    yield "Printed for the CPU, 64 floats a step: of its innermost loop", "llvm", _excerpt(printed)
+
+
+def _excerpt(printed: str) -> str:
+    """Return the first block that multiplies, from there on, its names without quotes."""
+    block = next(one for one in re.split(r"^[\w.]+:$", printed, flags=re.MULTILINE) if "fmul" in one)
+    lines = [line.strip() for line in block[block.rindex("\n", 0, block.index("fmul")) :].splitlines()]
+    return re.sub(r'%"([\w.]+)"', r"%\1", "\n".join(lines).strip())
+
+
+def _bars(measured: tables.Measurements) -> str:
+    chosen = [found for case in CASES for found in _measured(measured, *case)]
+    if not chosen:
+        return ""
+    half = -(-len(chosen) // 2)
+    panels = "".join(
+        f"<figure>{_bar_chart(part)}</figure>" for part in (chosen[:half], chosen[half:]) if part
+    )
+    machine = measured.speed.results["speed"]
+    words = (
+        f"Milliseconds for float32 arrays of {SHAPE[0]}×{SHAPE[1]}, {machine['threads']} threads for "
+        f"everybody, measured on {machine['cpu']}. Shorter is better."
+    )
+    return f'<div class="plots">{panels}</div>\n<p class="caption">{html.escape(words)}</p>'
+
+
+def _measured(measured: tables.Measurements, op: str, role: str) -> Iterator[Measured]:
+    for one in measured.speed.cases:
+        case = one.case
+        if (case.op, case.role, case.shape, case.dtype) == (op, role, SHAPE, FLOAT.name):
+            yield one
+
+
+def _bar_chart(cases: list[Measured]) -> str:
+    with plots.figure("milliseconds", (plots.SIZE[0], 0.9 + 0.62 * len(cases))) as (drawn, axes):
+        for step, (name, colour) in enumerate(SHOWN.items()):
+            rows = [n for n, one in enumerate(cases) if name in one.seconds]
+            widths = [cases[n].seconds[name] * 1e3 for n in rows]
+            bars = axes.barh([n + 0.24 * (step - 1) for n in rows], widths, 0.22, color=colour, label=name)
+            axes.bar_label(bars, [f"{w:.2g}" for w in widths], padding=2, fontsize=8)
+        axes.set_yticks(range(len(cases)), [_short(one) for one in cases])
+        axes.set_ylim(len(cases) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.12)
+        plots.legend(axes, 3)
+    return drawn.text
+
+
+def _short(one: Measured) -> str:
+    name = "label\ncross-entropy" if one.case.role == LOSS else one.case.op
+    role = {VALUE: "", VJP: ", VJP", LOSS: ",\nwith gradient"}[one.case.role]
+    return f"{name}{role}"

@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "numpydoc",
     "sphinx_copybutton",
-    "docs.generate",
+    "docs.generate.extension",
 ]
 exclude_patterns = ["derivations/**", "generate/**"]
 nitpicky = True
@@ -34,6 +34,8 @@ html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
+highlight_options = {"python": {"stripnl": True}}  # doctests in Markdown end with a blank line
+
 html_theme = "furo"
 html_title = f"opsgrad {release}"
 html_static_path = ["_static"]
@@ -42,5 +44,5 @@ html_copy_source = False
 pygments_style = "tango"
 pygments_dark_style = "monokai"
 
-if not (DOCS / "guides").is_dir():
+if not (DOCS / "guides").is_dir():  # while they are written; afterwards each must be there
     suppress_warnings = ["toc.not_readable"]

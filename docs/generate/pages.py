@@ -17,6 +17,7 @@ from opsgrad.conformance.row import Point
 
 ERRORS, START = "errors", "start.html"
 MOST_ENTRIES = 8
+WIDE = "---\nhide-toc: true\n---\n\n"
 
 
 def write(root: Path, measured: tables.Measurements) -> None:
@@ -57,7 +58,7 @@ def missing(documented: Iterable[str], public: Sequence[str] = og.__all__) -> li
 def op_page(row: Row, measured: tables.Measurements, *, derived: bool) -> str:
     """Return the page of an op."""
     parts = [
-        f"# {row.name}\n\n{summary(row.op)}",
+        f"# {row.name}",
         _pictures(plots.shape_of(row)),
         _documented("autofunction", row.name),
         f"## Definition\n\n{_definition(row)}",
@@ -67,7 +68,7 @@ def op_page(row: Row, measured: tables.Measurements, *, derived: bool) -> str:
     parts += [
         f"## Beside the plain form\n\n{_plain_form(row)}",
         f"## Kinks and special values\n\n{_points(row)}",
-        f"## Where it runs\n\n{_backends(row, measured)}",
+        f"## Where it runs\n\n{_backends(row)}",
         f"## Accuracy\n\n{ACCURACY}\n\n{tables.accuracy(measured, row.name)}",
         f"## Speed\n\n{tables.speed(measured, row.name)}",
     ]
@@ -89,9 +90,11 @@ def summary(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
 
 
-def _documented(directive: str, name: str, *options: str) -> str:
-    lines = [".. currentmodule:: opsgrad", "", f".. {directive}:: {name}"]
-    lines += [f"   :{option}:" for option in options]
+def _documented(directive: str, thing: str, *options: str) -> str:
+    lines = [".. currentmodule:: opsgrad", "", f".. {directive}:: {thing}"]
+    for option in options:
+        name, _, value = option.partition(": ")
+        lines.append(f"   :{name}: {value}".rstrip())
     return "```{eval-rst}\n" + "\n".join(lines) + "\n```"
 
 
@@ -109,7 +112,7 @@ def _definition(row: Row) -> str:
     shown = "\n\n\n".join(sources.definition(one) for one in (op.body, *rules))
     words = (
         f"All there is, in `{op.__module__.replace('.', '/')}.py`; docstrings aside. `xp` is the "
-        "namespace that runs it: an array library, or the tracer that makes one compiled loop of it."
+        "namespace that runs it: an array library, or the tracer that makes a compiled loop of it."
     )
     called = "\n\n\n".join(sources.definition(one) for one in sources.helpers((op.body, *rules)))
     if not called:
@@ -130,12 +133,14 @@ def _plain_form(row: Row) -> str:
     return f"{PLAIN} At most: {numbers}.\n\n{_pictures(plots.error_panels(found))}"
 
 
-def _backends(row: Row, measured: tables.Measurements) -> str:
-    words = tables.words_of_engines(row)
-    listed = "\n".join(f"- {role}: {text}" for role, text in words.items())
+def _backends(row: Row) -> str:
+    by_words: dict[str, list[str]] = {}
+    for role, words in tables.words_of_engines(row).items():
+        by_words.setdefault(words, []).append(role)
+    listed = "\n".join(f"- {', '.join(roles)}: {words}" for words, roles in by_words.items())
     return (
-        f"On NumPy arrays, as `og.which_backend` says:\n\n{listed}\n\n{tables.MARKS}\n\n"
-        + tables.support_of(measured, (row.name,))
+        "On every backend, in value, VJP and JVP: [what runs where](support.md) has the matrix. On "
+        f"NumPy arrays, as {{py:obj}}`opsgrad.which_backend` says:\n\n{listed}"
     )
 
 
@@ -145,13 +150,14 @@ def _points(row: Row) -> str:
     return (
         "Worked out by hand, and tested on every backend, values and gradients. A gradient is that "
         "for the cotangent beside it, ones where there is none.\n\n"
-        f"{kinks}\n<details>\n<summary>{len(row.specials)} special values: infinities, NaN, empty "
-        f"arrays, the ends of the range</summary>\n\n{specials}\n</details>"
+        f'<div class="points">\n\n{kinks}\n'
+        f"<details>\n<summary>{len(row.specials)} special values: infinities, NaN, empty arrays, "
+        f"the ends of the range</summary>\n\n{specials}\n</details>\n</div>"
     )
 
 
 def _points_table(points: Sequence[Point]) -> str:
-    head = ("what", "arguments", "value", "cotangent", "gradients")
+    head = ("where", "arguments", "value", "cotangent", "gradients")
     rows = [
         (
             _cell(point.why + (" (float64)" if point.float64_only else "")),
@@ -205,7 +211,7 @@ def ops_index() -> str:
 
 def support(measured: tables.Measurements) -> str:
     """Return the page of the support matrix."""
-    return f"# What runs where\n\n{tables.MARKS}\n\n{tables.support(measured)}"
+    return f"{WIDE}# What runs where\n\n{tables.MARKS}\n\n{tables.support(measured)}"
 
 
 def _toctree(names: Iterable[str]) -> str:
@@ -240,6 +246,11 @@ def api_pages() -> dict[str, str]:
     return pages
 
 
+MEMBERS = {
+    "Op": ["members: body, derivative, vjp_rule, jvp_rule, jacobian_rule, check_shapes"],
+    "Chain": [],
+}
+"""Of classes that have more than what is for their users."""
 ERRORS_WORDS = """\
 Every error names the op and the argument, and comes before any work. All of them are
 `OpsgradError`, and the builtin error that one would catch besides."""
@@ -257,12 +268,12 @@ def _api_page(name: str) -> str:
     returned = _returned(thing)
     if returned is not None:
         path = f"{returned.__module__}.{returned.__qualname__}"
-        blocks.append(_documented("autoclass", path, "members"))
+        blocks.append(_documented("autoclass", path, *MEMBERS.get(returned.__name__, ["members"])))
     return "\n\n".join(blocks)
 
 
 def _returned(function: Any) -> Any:
-    """Return the class of what a function returns, where that is ours and has no page of its own."""
+    """Return the class of what a function returns, if it is ours and has no page of its own."""
     annotation = inspect.signature(function, eval_str=True).return_annotation
     returned = get_origin(annotation) or annotation
     ours = inspect.isclass(returned) and returned.__module__.startswith("opsgrad.")

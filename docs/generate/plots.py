@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
@@ -116,7 +116,7 @@ def shape_of(row: Row) -> list[str]:
             panel.set_xlabel(_line_words(row))
             panel.axhline(0.0, color=RULE, lw=0.6, zorder=0)
             if len(panel.lines) > 2 and panel.get_legend_handles_labels()[1] != [""]:
-                legend(panel, 2)
+                legend(panel, 3 if y.ndim == 2 else 2)
     return [value.text, slope.text]
 
 
@@ -225,7 +225,7 @@ def errors_of(row: Row, dtype: str = "float32") -> Errors:
     params = {**row.variants[0], **timed}
     (case,) = cases(row, dtype, quick=True)
     _hold(row, dtype, params)
-    right = exact_results(row, case, params)
+    right: Mapping[str, Sequence[Any]] = exact_results(row, case, params)
     value, pull = og.vjp(row.op, *case.arrays, **params)
     axis = {"axis": -1} if row.has_axis else {}
     with np.errstate(all="ignore"):
@@ -235,9 +235,7 @@ def errors_of(row: Row, dtype: str = "float32") -> Errors:
     def each(y: Array, dx: Array) -> dict[str, Array]:
         got = {"value": y, "vjp": np.asarray(dx, dtype=dtype)}
         return {
-            role: errors(
-                np.asarray(array), right[role][0], of_scale=row.states_scale(role)
-            )
+            role: errors(np.asarray(array), right[role][0], of_scale=row.states_scale(role))
             for role, array in got.items()
         }
 
@@ -262,7 +260,8 @@ def error_panels(measured: Errors) -> list[str]:
 
 
 TITLES = {"value": "value", "vjp": "gradient"}
-WHO = {"ours": ("opsgrad", COLOURS[0], "o"), "plain": ("textbook form", COLOURS[1], "^")}
+WHO = {"ours": ("opsgrad", COLOURS[0], "o", 5), "plain": ("textbook form", COLOURS[1], "^", 6)}
+"""The smaller marks lie on top."""
 FLOOR, CEILING = 0.1, 1e10
 
 
@@ -273,13 +272,17 @@ def _over_argument(measured: Errors, role: str) -> str:
     places = np.digitize(x[shown], edges)
     with figure(f"{TITLES[role]}: largest error, ULP") as (drawn, axes):
         axes.set_xscale("symlog", linthresh=0.1, linscale=0.3)
-        for which, (name, colour, marker) in WHO.items():
+        for which, (name, colour, marker, size) in WHO.items():
             each = np.clip(getattr(measured, which)[role][shown], FLOOR, CEILING)
             found = [n for n in range(1, len(edges)) if (places == n).any()]
             most = [each[places == n].max() for n in found]
-            axes.plot(edges[found], most, marker, color=colour, ms=3.2, label=name)
+            axes.plot(
+                edges[found], most, marker, color=colour, ms=size - 2, label=name, zorder=9 - size
+            )
         axes.set_xlim(-1e3, 1e3)
-        axes.set_xticks([-100, -10, -1, 0, 1, 10, 100], ["−100", "−10", "−1", "0", "1", "10", "100"])
+        axes.set_xticks(
+            [-100, -10, -1, 0, 1, 10, 100], ["−100", "−10", "−1", "0", "1", "10", "100"]
+        )
         axes.set_xlabel(measured.row.arguments[0])
         _error_axis(axes.yaxis, axes.set_ylim, measured, role)
         axes.axhline(goal(measured.row, role, measured.params), color=RULE, lw=1, label="goal")
@@ -292,10 +295,12 @@ def _by_kind(measured: Errors, role: str) -> str:
     labels = np.array(measured.case.kinds)
     height = 1.3 + 0.22 * len(kinds)
     with figure(f"{TITLES[role]}: largest error, ULP", (SIZE[0], height)) as (drawn, axes):
-        for which, (name, colour, marker) in WHO.items():
+        for which, (name, colour, marker, size) in WHO.items():
             each = np.clip(getattr(measured, which)[role], FLOOR, CEILING)
             most = [each[labels == kind].max() for kind in kinds]
-            axes.plot(most, range(len(kinds)), marker, color=colour, ms=5, label=name)
+            axes.plot(
+                most, range(len(kinds)), marker, color=colour, ms=size, label=name, zorder=9 - size
+            )
         axes.hlines(range(len(kinds)), FLOOR, CEILING, color=RULE, lw=0.3, zorder=0)
         axes.axvline(goal(measured.row, role, measured.params), color=RULE, lw=1, label="goal")
         axes.set_yticks(range(len(kinds)), kinds, fontsize=8.5)
@@ -346,7 +351,7 @@ class Drawn:
 def figure(title: str, size: tuple[float, float] = SIZE) -> Iterator[tuple[Drawn, Any]]:
     """Give axes to draw on; the picture is there afterwards."""
     drawn = Drawn()
-    with matplotlib.rc_context(STYLE):
+    with mpl.rc_context(STYLE):
         whole = Figure(figsize=size, layout="constrained")
         axes = whole.subplots()
         axes.set_title(title)
@@ -357,13 +362,15 @@ def figure(title: str, size: tuple[float, float] = SIZE) -> Iterator[tuple[Drawn
 def _inline(whole: Figure, label: str) -> str:
     """Return a figure as an SVG element for a page, with the page's fonts and colours."""
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": label}):
+    with mpl.rc_context({"svg.hashsalt": label}):
         whole.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg [^>]*?) ?height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg [^>]*?) ?width="[^"]*"', rf'\1 role="img" aria-label="{label}"', text, count=1)
+    text = re.sub(
+        r'(<svg [^>]*?) ?width="[^"]*"', rf'\1 role="img" aria-label="{label}"', text, count=1
+    )
     text = re.sub(r"font: ([^;\"']*?)(\d[\d.]*px)[^;\"]*", r"font-size: \2", text)
     for colour, name in VARIABLES.items():
         text = text.replace(colour, f"var(--plot-{name})")

@@ -1,4 +1,4 @@
-"""The picture of the start page: an op as it is written, what becomes of it, and what that takes."""
+"""The picture of the start page: an op as it is written, what becomes of it, and how fast."""
 
 import html
 import re
@@ -15,7 +15,7 @@ from benchmarks.contestants import OURS
 from benchmarks.report import Measured
 from docs.generate import plots, sources, tables
 from opsgrad.fusion.llvm import Lanes, Printer
-from opsgrad.fusion.program import WIDTH, schedule
+from opsgrad.fusion.program import WIDTH, Program, schedule
 from opsgrad.fusion.trace import Input, Kind, trace
 
 OP = og.softmax
@@ -37,13 +37,17 @@ SHOWN = {OURS: plots.COLOURS[0], "PyTorch": plots.COLOURS[1], "JAX": plots.COLOU
 
 def picture(measured: tables.Measurements) -> str:
     """Return the picture as HTML."""
-    rule = sources.rules(OP)[0]
-    written = f"{sources.definition(OP.body)}\n\n\n{sources.definition(rule)}"
-    left = _panel("Written once: softmax and its backward rule", "python", written)
-    right = "".join(_panel(*one) for one in _kernels())
+    inputs = [Input(Kind.TABLE, FLOAT)] * 2
+    program = schedule(trace(OP.rule("vjp").function, inputs, {"axis": -1}, FLOAT))
+    functions = (OP.body, sources.rules(OP)[0])
+    written = "\n\n\n".join(sources.definition(one) for one in functions)
     return (
-        f'<div class="start"><div class="definition">{left}</div>\n'
-        f'<div class="kernels">{right}</div></div>\n{_bars(measured)}'
+        '<div class="start"><div>'
+        + _panel("Written once: softmax and its backward rule", "python", written)
+        + _panel("The rule, traced: three passes along each row", "text", str(program))
+        + "</div>\n<div>"
+        + "".join(_panel(*kernel) for kernel in _kernels(program, inputs))
+        + f"</div></div>\n{_bars(measured)}"
     )
 
 
@@ -52,20 +56,19 @@ def _panel(title: str, language: str, text: str) -> str:
     return f"<figure><figcaption>{html.escape(title)}</figcaption>\n{code}</figure>\n"
 
 
-def _kernels() -> Iterator[tuple[str, str, str]]:
-    """Yield what the backward rule becomes: passes along a row, and an excerpt of each printout."""
-    inputs = [Input(Kind.TABLE, FLOAT)] * 2
-    program = schedule(trace(OP.rule("vjp").function, inputs, {"axis": -1}, FLOAT))
-    yield "Traced: three passes along each row", "text", str(program)
+def _kernels(program: Program, inputs: list[Input]) -> Iterator[tuple[str, str, str]]:
+    """Yield the title, the language and an excerpt of what is printed for each kind of machine."""
     printed = Printer(program, inputs, Lanes.COLUMNS, WIDTH[FLOAT]).print()
-    yield "Printed for the CPU, 64 floats a step: of its innermost loop", "llvm", _excerpt(printed)
+    yield "Printed for the CPU: the innermost loop, 64 floats a step", "llvm", _excerpt(printed)
 
 
 def _excerpt(printed: str) -> str:
     """Return the first block that multiplies, from there on, its names without quotes."""
-    block = next(one for one in re.split(r"^[\w.]+:$", printed, flags=re.MULTILINE) if "fmul" in one)
-    lines = [line.strip() for line in block[block.rindex("\n", 0, block.index("fmul")) :].splitlines()]
-    return re.sub(r'%"([\w.]+)"', r"%\1", "\n".join(lines).strip())
+    blocks = re.split(r"^[\w.]+:$", printed, flags=re.MULTILINE)
+    lines = next(block for block in blocks if "fmul" in block).strip().splitlines()
+    first = next(number for number, line in enumerate(lines) if "fmul" in line)
+    shown = "\n".join(line.strip() for line in lines[first:])
+    return re.sub(r'%"([\w.]+)"', r"%\1", shown)
 
 
 def _bars(measured: tables.Measurements) -> str:
@@ -78,8 +81,8 @@ def _bars(measured: tables.Measurements) -> str:
     )
     machine = measured.speed.results["speed"]
     words = (
-        f"Milliseconds for float32 arrays of {SHAPE[0]}×{SHAPE[1]}, {machine['threads']} threads for "
-        f"everybody, measured on {machine['cpu']}. Shorter is better."
+        f"Milliseconds for float32 arrays of {SHAPE[0]}×{SHAPE[1]}, {machine['threads']} threads "
+        f"for everybody, measured on {machine['cpu']}. Shorter is better."
     )
     return f'<div class="plots">{panels}</div>\n<p class="caption">{html.escape(words)}</p>'
 
@@ -96,7 +99,9 @@ def _bar_chart(cases: list[Measured]) -> str:
         for step, (name, colour) in enumerate(SHOWN.items()):
             rows = [n for n, one in enumerate(cases) if name in one.seconds]
             widths = [cases[n].seconds[name] * 1e3 for n in rows]
-            bars = axes.barh([n + 0.24 * (step - 1) for n in rows], widths, 0.22, color=colour, label=name)
+            bars = axes.barh(
+                [n + 0.24 * (step - 1) for n in rows], widths, 0.22, color=colour, label=name
+            )
             axes.bar_label(bars, [f"{w:.2g}" for w in widths], padding=2, fontsize=8)
         axes.set_yticks(range(len(cases)), [_short(one) for one in cases])
         axes.set_ylim(len(cases) - 0.5, -0.5)

@@ -77,7 +77,7 @@ def complaints(measured: Measurements, table: Mapping[str, Row] = TABLE) -> list
 
 
 def _stale_accuracy(measured: Measurements, table: Mapping[str, Row]) -> Iterator[str]:
-    yield from _other_version(measured.accuracy.versions)
+    yield from _other_version(measured.accuracy.libraries)
     goals = {
         (label(row, params), role, dtype): goal(row, role, params)
         for row in table.values()
@@ -127,7 +127,7 @@ def _other_version(versions: Mapping[str, str]) -> Iterator[str]:
 def accuracy(measured: Measurements, op: str) -> str:
     """Return an op's part of the accuracy page, and the machine."""
     report = measured.accuracy
-    return f"{report.table([op])}\nMeasured on {report.cpu}, {_listed(report.versions)}.\n"
+    return f"{report.table([op])}\nMeasured on {report.cpu}, {_listed(report.libraries)}.\n"
 
 
 def speed(measured: Measurements, op: str) -> str:

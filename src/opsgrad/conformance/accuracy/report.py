@@ -76,6 +76,27 @@ library does not have.
 """
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    listed = Path("/proc/cpuinfo")
+    if listed.exists():
+        for line in listed.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
 @dataclass(frozen=True)
 class Report:
     """All that was measured."""
@@ -83,15 +104,15 @@ class Report:
     records: Sequence[Record]
     functions: Sequence[Function]
     lengths: str = ""
-    cpu: str = field(default_factory=lambda: cpu_model())
-    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    cpu: str = field(default_factory=cpu_model)
+    libraries: Mapping[str, str] = field(default_factory=versions)
 
     @classmethod
     def read(cls, measured: Mapping[str, Any]) -> Report:
         """Return the report that gave these plain objects; the lengths of rows are not in them."""
         records = [Record(**_infinite(one, without="fails")) for one in measured["records"]]
         functions = [Function(**_infinite(one)) for one in measured["functions"]]
-        return cls(records, functions, cpu=measured["cpu"], versions=measured["versions"])
+        return cls(records, functions, cpu=measured["cpu"], libraries=measured["versions"])
 
     @property
     def failing(self) -> list[Record]:
@@ -113,13 +134,13 @@ class Report:
         """Return the same as plain objects; an infinite error is null."""
         return {
             "cpu": self.cpu,
-            "versions": self.versions,
+            "versions": dict(self.libraries),
             "records": [_finite({**asdict(r), "fails": r.fails}) for r in self.records],
             "functions": [_finite(asdict(function)) for function in self.functions],
         }
 
     def _machine(self) -> str:
-        listed = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        listed = ", ".join(f"{name} {version}" for name, version in self.libraries.items())
         return f"**Measured on** {self.cpu}; Python {platform.python_version()}, {listed}.\n"
 
     def _failures(self) -> str:
@@ -167,27 +188,6 @@ def short(ulp: float) -> str:
         return f"{ulp:.3g}" if ulp < 1000 else f"{ulp:.0f}"
     digit, power = f"{ulp:.0e}".split("e+")
     return f"{digit}·10" + str(int(power)).translate(POWERS)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_model() -> str:
-    """Return the processor's name."""
-    listed = Path("/proc/cpuinfo")
-    if listed.exists():
-        for line in listed.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _is_of(record: Record, op: str) -> bool:

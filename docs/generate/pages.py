@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -11,6 +11,7 @@ import opsgrad as og
 from benchmarks.report import markdown
 from docs.generate import plots, sources, start, tables
 from opsgrad import annotations
+from opsgrad._signature import Range, Role
 from opsgrad.conformance import TABLE, Row
 from opsgrad.conformance.accuracy.report import FAMILIES
 from opsgrad.conformance.row import Point
@@ -229,9 +230,7 @@ def api_pages() -> dict[str, str]:
     pages = {f"{name}.md": _api_page(name) for name in others}
     blocks = [_documented("autoexception", name, "show-inheritance") for name in errors]
     pages[f"{ERRORS}.md"] = "\n\n".join(["# Errors", ERRORS_WORDS, *blocks])
-    pages["annotations.md"] = "# Annotations\n\n" + _documented(
-        "automodule", "opsgrad.annotations", "members", "imported-members", "undoc-members"
-    )
+    pages["annotations.md"] = _annotations_page()
     rows = [(f"[`{name}`]({name}.md)", _cell(summary(getattr(og, name)))) for name in others]
     rows += [
         (f"[{ERRORS}]({ERRORS}.md)", "What is raised: typed, and naming op and argument."),
@@ -270,6 +269,29 @@ def _api_page(name: str) -> str:
         path = f"{returned.__module__}.{returned.__qualname__}"
         blocks.append(_documented("autoclass", path, *MEMBERS.get(returned.__name__, ["members"])))
     return "\n\n".join(blocks)
+
+
+def _annotations_page() -> str:
+    rows = [
+        (f"`{name}`", _cell(_meaning(getattr(annotations, name)))) for name in annotations.__all__
+    ]
+    listed = markdown(("annotation", "what it says"), rows)
+    return f"# Annotations\n\n{_documented('automodule', 'opsgrad.annotations')}\n\n{listed}"
+
+
+def _meaning(annotation: Any) -> str:
+    """Return what an annotation says of an argument, in the words of the errors it leads to."""
+    if inspect.isclass(annotation):
+        return summary(annotation)
+    marks = get_args(annotation)
+    if not marks:
+        return "An array of any library: floating-point values, one for each entry."
+    match marks[-1]:
+        case Role() as role:
+            return f"An array: {role.value}."
+        case Range() as allowed:
+            return f"A number that is {allowed.words}."
+    return "One of " + ", ".join(f'"{one}"' for one in marks) + "."
 
 
 def _returned(function: Any) -> Any:

@@ -1,8 +1,12 @@
 """The picture of the start page: an op as it is written, what becomes of it, and how fast."""
 
 import html
+import importlib
+import importlib.util
 import re
+import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from pygments import highlight
@@ -14,7 +18,7 @@ from benchmarks.cases import LOSS, VALUE, VJP
 from benchmarks.contestants import OURS
 from benchmarks.report import Measured
 from docs.generate import plots, sources, tables
-from opsgrad.fusion.llvm import Lanes, Printer
+from opsgrad.fusion.llvm import Printer
 from opsgrad.fusion.program import WIDTH, Program, schedule
 from opsgrad.fusion.trace import Input, Kind, trace
 
@@ -58,17 +62,32 @@ def _panel(title: str, language: str, text: str) -> str:
 
 def _kernels(program: Program, inputs: list[Input]) -> Iterator[tuple[str, str, str]]:
     """Yield the title, the language and an excerpt of what is printed for each kind of machine."""
-    printed = Printer(program, inputs, Lanes.COLUMNS, WIDTH[FLOAT]).print()
-    yield "Printed for the CPU: the innermost loop, 64 floats a step", "llvm", _excerpt(printed)
+    printed = Printer(program, inputs, WIDTH[FLOAT], across=False, flat=False).print()
+    yield "Printed for the CPU: the first pass, 64 floats a step", "llvm", _llvm_excerpt(printed)
+    if importlib.util.find_spec("opsgrad.fusion.cuda_source"):
+        cuda: Any = importlib.import_module("opsgrad.fusion.cuda_source")
+        # Rows of 1,000 floats: a warp for each, 8 chunks of 4 in the registers of every thread.
+        shape = cuda.Shape("rows", threads=128, group=32, cluster=1, chunk=4, chunks=8)
+        source = cuda.printed(program, inputs, [FLOAT.name] * 3, shape, "softmax_vjp")
+        yield "Printed for CUDA: the last pass, a warp a row", "cuda", _cuda_excerpt(source.code)
 
 
-def _excerpt(printed: str) -> str:
-    """Return the first block that multiplies, from there on, its names without quotes."""
+def _llvm_excerpt(printed: str) -> str:
+    """Return the loop over whole steps of the first pass, from its products on."""
     blocks = re.split(r"^[\w.]+:$", printed, flags=re.MULTILINE)
-    lines = next(block for block in blocks if "fmul" in block).strip().splitlines()
+    whole = next(one for one in blocks if "fmul" in one and "select" not in one)
+    lines = whole.strip().splitlines()
     first = next(number for number, line in enumerate(lines) if "fmul" in line)
     shown = "\n".join(line.strip() for line in lines[first:])
     return re.sub(r'%"([\w.]+)"', r"%\1", shown)
+
+
+def _cuda_excerpt(code: str) -> str:
+    """Return the last loop over what a thread holds of a row."""
+    start = code.rindex("    UNROLLED for (int k")
+    return textwrap.dedent(
+        code[start:].rstrip().removesuffix("}\n}").removesuffix("}\n  }").rstrip()
+    )
 
 
 def _bars(measured: tables.Measurements) -> str:

@@ -84,10 +84,9 @@ def _llvm_excerpt(printed: str) -> str:
 
 def _cuda_excerpt(code: str) -> str:
     """Return the last loop over what a thread holds of a row."""
-    start = code.rindex("    UNROLLED for (int k")
-    return textwrap.dedent(
-        code[start:].rstrip().removesuffix("}\n}").removesuffix("}\n  }").rstrip()
-    )
+    indent = "    "
+    shown = code[code.rindex(f"{indent}UNROLLED for (int k") :].splitlines()
+    return textwrap.dedent("\n".join(line for line in shown if line.startswith(indent)))
 
 
 def _bars(measured: tables.Measurements) -> str:

@@ -281,11 +281,11 @@ def _annotations_page() -> str:
 
 def _meaning(annotation: Any) -> str:
     """Return what an annotation says of an argument, in the words of the errors it leads to."""
+    if annotation is Any:
+        return "An array of any library, of floating-point values."
     if inspect.isclass(annotation):
         return summary(annotation)
     marks = get_args(annotation)
-    if not marks:
-        return "An array of any library: floating-point values, one for each entry."
     match marks[-1]:
         case Role() as role:
             return f"An array: {role.value}."

@@ -63,7 +63,7 @@ def _panel(title: str, language: str, text: str) -> str:
 def _kernels(program: Program, inputs: list[Input]) -> Iterator[tuple[str, str, str]]:
     """Yield the title, the language and an excerpt of what is printed for each kind of machine."""
     printed = Printer(program, inputs, WIDTH[FLOAT], across=False, flat=False).print()
-    yield "Printed for the CPU: the first pass, 64 floats a step", "llvm", _llvm_excerpt(printed)
+    yield "Printed for the CPU: the last pass, 64 floats a step", "llvm", _llvm_excerpt(printed)
     if importlib.util.find_spec("opsgrad.fusion.cuda_source"):
         cuda: Any = importlib.import_module("opsgrad.fusion.cuda_source")
         # Rows of 1,000 floats: a warp for each, 8 chunks of 4 in the registers of every thread.
@@ -73,13 +73,11 @@ def _kernels(program: Program, inputs: list[Input]) -> Iterator[tuple[str, str, 
 
 
 def _llvm_excerpt(printed: str) -> str:
-    """Return the loop over whole steps of the first pass, from its products on."""
+    """Return what the loop over whole steps of the last pass computes, without its addresses."""
     blocks = re.split(r"^[\w.]+:$", printed, flags=re.MULTILINE)
-    whole = next(one for one in blocks if "fmul" in one and "select" not in one)
-    lines = whole.strip().splitlines()
-    first = next(number for number, line in enumerate(lines) if "fmul" in line)
-    shown = "\n".join(line.strip() for line in lines[first:])
-    return re.sub(r'%"([\w.]+)"', r"%\1", shown)
+    whole = [one for one in blocks if "fmul" in one and not re.search("masked|select", one)]
+    lines = re.findall(r"^ *(.*(?:fsub|fmul|store) .*)$", whole[-1], flags=re.MULTILINE)
+    return re.sub(r'%"([\w.]+)"', r"%\1", "\n".join(lines))
 
 
 def _cuda_excerpt(code: str) -> str:

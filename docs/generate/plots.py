@@ -54,7 +54,7 @@ STYLE = {
     "lines.linewidth": 1.8,
 }
 
-STEPS = 601
+STEPS = 600  # even: a line through a kink has no step at it
 MOST_LINES = len(COLOURS)
 
 
@@ -70,6 +70,7 @@ class Line:
 
 LINES = {
     "x": Line((0.0, 0.25, -0.25), (1.0, 0.0, 0.0), -4.0, 4.0),
+    "reduced x": Line((0.0, 1.0, -1.0), (1.0, 0.0, 0.0), -4.0, 4.0),
     "logits": Line((0.0, 0.25, -0.25), (1.0, 0.0, 0.0), -4.0, 4.0),
     "scores": Line((0.0, 0.25, -0.25), (1.0, 0.0, 0.0), -4.0, 4.0),
     "probs": Line((0.0, 0.6, 0.4), (1.0, -0.6, -0.4), 0.01, 0.99),
@@ -122,7 +123,7 @@ def shape_of(row: Row) -> list[str]:
 
 def _along(row: Row) -> tuple[Array, tuple[Array, ...], Array]:
     """Return the steps, the arguments at each, and the direction of the first argument."""
-    line = LINES[row.arguments[0]]
+    line = _line(row)
     entries = 1 if row.unit == "element" else len(line.base)
     t = np.linspace(line.low, line.high, STEPS)
     base, direction = np.array(line.base[:entries]), np.array(line.direction[:entries])
@@ -134,6 +135,11 @@ def _along(row: Row) -> tuple[Array, tuple[Array, ...], Array]:
     if row.unit == "slice":
         others = [np.broadcast_to(other, (STEPS, *other.shape)).copy() for other in others]
     return t, (first, *others), np.broadcast_to(direction, first.shape).copy()
+
+
+def _line(row: Row) -> Line:
+    role = row.arguments[0]
+    return LINES["reduced x" if role == "x" and row.reduces_axis else role]
 
 
 def _other(row: Row, role: str) -> str:
@@ -162,7 +168,7 @@ def _words(params: Mapping[str, Any]) -> str:
 def _line_words(row: Row) -> str:
     if row.unit == "element":
         return f"t = {row.arguments[0]}"
-    line = LINES[row.arguments[0]]
+    line = _line(row)
     moving = [_term(b, d) for b, d in zip(line.base, line.direction, strict=True)]
     return f"t, where {row.arguments[0]} = ({', '.join(moving)})"
 
@@ -181,9 +187,10 @@ def _columns(y: Array) -> list[Array]:
 
 def _broken(y: Array) -> Array:
     """Return a curve without the strokes that would join the two sides of a jump."""
-    span = float(np.ptp(y)) or 1.0
+    steps = np.abs(np.diff(y))
+    beside = np.maximum(np.append(steps[1:], 0.0), np.insert(steps[:-1], 0, 0.0))
     broken = y.copy()
-    broken[1:][np.abs(np.diff(y)) > 0.25 * span] = np.nan
+    broken[1:][steps > 4.0 * beside + 0.01 * np.ptp(y)] = np.nan
     return broken
 
 

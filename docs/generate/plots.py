@@ -114,6 +114,7 @@ def shape_of(row: Row) -> list[str]:
                 if row.unit == "slice" and y.ndim == 2:
                     _mark_zeros(axes, t, of_value, colour)
         for panel in (axes, others):
+            _clip(panel)
             panel.set_xlabel(_line_words(row))
             panel.axhline(0.0, color=RULE, lw=0.6, zorder=0)
             if len(panel.lines) > 2 and panel.get_legend_handles_labels()[1] != [""]:
@@ -192,6 +193,14 @@ def _broken(y: Array) -> Array:
     broken = y.copy()
     broken[1:][steps > 4.0 * beside + 0.01 * np.ptp(y)] = np.nan
     return broken
+
+
+def _clip(axes: Any) -> None:
+    """Leave out the ends of curves that go to infinity: they would flatten all the others."""
+    points = np.concatenate([line.get_ydata() for line in axes.lines])
+    low, high = np.nanpercentile(points, [1, 99])
+    if np.nanmax(points) - np.nanmin(points) > 3.0 * (high - low) > 0.0:
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
 
 
 def _mark_zeros(axes: Any, t: Array, y: Array, colour: str) -> None:

@@ -86,7 +86,7 @@ def _stale_accuracy(measured: Measurements, table: Mapping[str, Row]) -> Iterato
         for dtype in DTYPES
     }
     found = {(r.op, r.role, r.dtype): r.goal for r in measured.accuracy.records}
-    for key in goals.keys() | found.keys():
+    for key in sorted(goals.keys() | found.keys()):
         words = " ".join(key)
         if key not in found:
             yield f"{words} was not measured"

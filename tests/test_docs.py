@@ -136,7 +136,7 @@ def test_definitions_are_shown_without_their_docstrings() -> None:
     found = {one.__name__ for one in sources.helpers([og.tanh.body, rule])}
     assert found == {"square_of_one_plus"}
     found = {one.__name__ for one in sources.helpers([og.softmax.body])}
-    assert found == {"shifted_exp", "row_max", "difference", "ShiftedExp"}
+    assert found >= {"shifted_exp", "row_max", "difference", "ShiftedExp"}
 
 
 def test_every_example_of_the_pages_runs() -> None:

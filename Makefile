@@ -8,7 +8,7 @@ STAMPS := $(VENV)/stamps
 ARGUMENTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench accuracy mutation clean
+.PHONY: help demo test lint docs bench accuracy mutation clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ lint: $(STAMPS)/lint $(STAMPS)/test  ## check style, types and the direction of 
 	$(BIN)/mypy tests/typing
 	$(BIN)/lint-imports --no-logo
 
+docs: $(STAMPS)/docs  ## build the documentation into build/docs; a stale table fails
+	$(BIN)/python -m sphinx -W --keep-going docs build/docs $(ARGUMENTS)
+
 bench: $(STAMPS)/bench  ## time the ops beside the peers that are installed; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
@@ -44,4 +47,5 @@ mutation: $(STAMPS)/test  ## plant mistakes in the ops, and count those that the
 	$(BIN)/python tools/mutation.py $(ARGUMENTS)
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png \
+		build/docs docs/ops docs/api

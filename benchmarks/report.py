@@ -95,13 +95,13 @@ class Report:
         for role in ROLES:
             chosen = [m for m in self.cases if m.case.role == role]
             if chosen:
-                parts.append(f"## Every case: {role}\n\nMilliseconds.\n\n{_cases_table(chosen)}")
+                parts.append(f"## Every case: {role}\n\nMilliseconds.\n\n{cases_table(chosen)}")
         return "\n".join(parts)
 
     def summary(self) -> str:
         """Return what a terminal has room for."""
         made = (self._means(), self._calls(), self._starting())
-        return "\n".join([*(text for text in made if text), _cases_table(self.cases)])
+        return "\n".join([*(text for text in made if text), cases_table(self.cases)])
 
     def _machine(self) -> str:
         one = next(iter(self.results.values()))
@@ -197,7 +197,7 @@ class Report:
         tables = []
         for op in dict.fromkeys(m.case.op for m in measured):
             chosen = [m for m in measured if m.case.op == op]
-            tables.append(f"{op}, float32, milliseconds:\n\n{_cases_table(chosen)}")
+            tables.append(f"{op}, float32, milliseconds:\n\n{cases_table(chosen)}")
         return "\n".join(tables)
 
 
@@ -209,7 +209,8 @@ def _mean(ratios: Sequence[float]) -> str:
     return f"{geometric_mean(ratios):.2f}" if ratios else "–"
 
 
-def _cases_table(measured: Sequence[Measured]) -> str:
+def cases_table(measured: Sequence[Measured]) -> str:
+    """Return a row for each case, in milliseconds."""
     names = [n for n in (OURS, BODY, *PEERS, COPY) if any(n in one.seconds for one in measured)]
     rows = [
         [

@@ -177,7 +177,7 @@ def _of_case(
     op: Any,
 ) -> Iterator[Record]:
     check_against_reference(row, _few(row, case), params)
-    right = _measured(row, case, params)
+    right = exact_results(row, case, params)
     for target in targets:
         if dtype in target.dtypes:
             results = _run(op, target, case, params)
@@ -198,7 +198,10 @@ def _few(row: Row, case: Case) -> list[npt.NDArray[Any]]:
     return [a if a.dtype.kind in "iu" else a.astype(dtype) for a in arrays]
 
 
-def _measured(row: Row, case: Case, params: Mapping[str, Any]) -> dict[str, list[Measured | None]]:
+def exact_results(
+    row: Row, case: Case, params: Mapping[str, Any]
+) -> dict[str, list[Measured | None]]:
+    """Return what each role should give, with the units that errors are counted in."""
     with np.errstate(all="ignore"):
         right: Exact = exact(row, case.arrays, params)
         widened = [None if t is None else wide(t) for t in case.tangents]
@@ -250,13 +253,14 @@ def _records(
             dtype=dtype,
             contestant=str(contestant),
             ulp=ulp,
-            goal=_goal(row, role, params),
+            goal=goal(row, role, params),
             allowed=bound_of(row, role, target, dtype, params) if target else None,
             worst=worst,
         )
 
 
-def _goal(row: Row, role: str, params: Mapping[str, Any]) -> float:
+def goal(row: Row, role: str, params: Mapping[str, Any]) -> float:
+    """Return the largest error that a row allows."""
     if role == "value":
         return row.value_bound(**params)
     stated = row.derivative_ulp if role == "jvp" else None

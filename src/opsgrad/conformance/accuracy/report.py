@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,43 @@ library does not have.
 """
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    listed = Path("/proc/cpuinfo")
+    if listed.exists():
+        for line in listed.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
 @dataclass(frozen=True)
 class Report:
     """All that was measured."""
 
     records: Sequence[Record]
     functions: Sequence[Function]
-    lengths: str
+    lengths: str = ""
+    cpu: str = field(default_factory=cpu_model)
+    libraries: Mapping[str, str] = field(default_factory=versions)
+
+    @classmethod
+    def read(cls, measured: Mapping[str, Any]) -> Report:
+        """Return the report that gave these plain objects; the lengths of rows are not in them."""
+        records = [Record(**_infinite(one, without="fails")) for one in measured["records"]]
+        functions = [Function(**_infinite(one)) for one in measured["functions"]]
+        return cls(records, functions, cpu=measured["cpu"], libraries=measured["versions"])
 
     @property
     def failing(self) -> list[Record]:
@@ -94,7 +124,7 @@ class Report:
         """Return the page."""
         parts = [INTRODUCTION.format(lengths=self.lengths), self._machine(), self._failures()]
         for family, ops in FAMILIES.items():
-            table = self._table(ops)
+            table = self.table(ops)
             if table:
                 parts.append(f"## {family}\n\n{table}")
         parts.append(self._functions())
@@ -103,15 +133,15 @@ class Report:
     def json(self) -> dict[str, Any]:
         """Return the same as plain objects; an infinite error is null."""
         return {
-            "cpu": cpu_model(),
-            "versions": versions(),
+            "cpu": self.cpu,
+            "versions": dict(self.libraries),
             "records": [_finite({**asdict(r), "fails": r.fails}) for r in self.records],
             "functions": [_finite(asdict(function)) for function in self.functions],
         }
 
     def _machine(self) -> str:
-        listed = ", ".join(f"{name} {version}" for name, version in versions().items())
-        return f"**Measured on** {cpu_model()}; Python {platform.python_version()}, {listed}.\n"
+        listed = ", ".join(f"{name} {version}" for name, version in self.libraries.items())
+        return f"**Measured on** {self.cpu}; Python {platform.python_version()}, {listed}.\n"
 
     def _failures(self) -> str:
         if not self.failing:
@@ -123,7 +153,8 @@ class Report:
         head = ("op", "role", "dtype", "library", "ULP", "goal", "with excess", "worst input")
         return "## Goals exceeded\n\n" + _markdown_table(head, rows)
 
-    def _table(self, ops: Iterable[str]) -> str:
+    def table(self, ops: Iterable[str]) -> str:
+        """Return the rows of some ops, nothing if none of them was measured."""
         cells = {(r.op, r.role, r.dtype, r.contestant): r for r in self.records}
         names = dict.fromkeys(r.op for op in ops for r in self.records if _is_of(r, op))
         rows = []
@@ -159,27 +190,6 @@ def short(ulp: float) -> str:
     return f"{digit}·10" + str(int(power)).translate(POWERS)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_model() -> str:
-    """Return the processor's name."""
-    listed = Path("/proc/cpuinfo")
-    if listed.exists():
-        for line in listed.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def _is_of(record: Record, op: str) -> bool:
     return record.op.split(",")[0] == op
 
@@ -212,3 +222,9 @@ def _finite(entry: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(one, float) and not math.isfinite(one) else one
         for name, one in entry.items()
     }
+
+
+def _infinite(entry: Mapping[str, Any], without: str = "") -> dict[str, Any]:
+    """Undo `_finite`: an error that is null was infinite; what a peer is allowed stays None."""
+    kept = {name: one for name, one in entry.items() if name != without}
+    return {name: math.inf if name == "ulp" and one is None else one for name, one in kept.items()}

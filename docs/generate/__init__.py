@@ -1,0 +1,1 @@
+"""What the documentation makes of the library itself: pages, tables and pictures."""

@@ -17,7 +17,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from opsgrad.fusion import functions
+from opsgrad.fusion import cpu, functions
 from opsgrad.fusion.functions import BINARY, FLOAT32, FLOAT64, I64, UNARY, Format, Functions
 
 Array = npt.NDArray[Any]
@@ -421,3 +421,23 @@ def test_harness_sees_every_kind_of_error() -> None:
     huge = np.array([3.5e38])
     assert largest_error(np.array([np.inf], np.float32), huge) == 0.0
     assert largest_error(np.array([3.4028235e38], np.float32), huge) == np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", [1, 300])
+def test_the_exponent_of_a_number_takes_no_logarithm(dtype: type, columns: int) -> None:
+    def body(xp: Any, x: Any, /, *, axis: int) -> Any:
+        return xp.floor(xp.log2(xp.max(x, axis=axis)))
+
+    info = np.finfo(dtype)
+    tiny, small = info.smallest_subnormal, info.smallest_normal
+    edges = [1.0, 3.0, 0.75, 1 - info.epsneg, 2 - info.eps, info.max, small, tiny, 5 * tiny]
+    numbers = np.array([*edges, small / 3, 2.0**100 * (1 - info.epsneg)], dtype)
+    spread = np.exp2(np.random.default_rng(0).uniform(-120, 120, 500)).astype(dtype)
+    x = np.concatenate([numbers, spread])
+    task = cpu.Task(body, ("x",), {"axis": -1}, np.dtype(dtype), False, frozenset())
+    out = cpu.Fused(task, 0)(np.repeat(x[:, None], columns, axis=1))
+    np.testing.assert_array_equal(out, [math.frexp(float(one))[1] - 1 for one in x])
+    special = np.array([0.0, -0.0, math.inf, math.nan, -1.0], dtype)
+    out = cpu.Fused(task, 0)(np.repeat(special[:, None], columns, axis=1))
+    np.testing.assert_array_equal(out, [-math.inf, -math.inf, math.inf, math.nan, math.nan])

@@ -415,6 +415,19 @@ class Functions:
         low = self.fma(self._log_tail(f), self.number(0.5 * LOG2_E), lost)
         return self._of_positive(x, b.fadd(total, low), x)
 
+    def floor_log2(self, x: Any) -> Any:
+        """Return the exponent of a number, which norms ask for in this way; no logarithm is taken.
+
+        It is exact, where that of 2^k - 1 unit, rounded before it is rounded down, may be k.
+        """
+        b, form = self.builder, self.form
+        few = b.fcmp_ordered("<", x, self.number(form.smallest_normal))
+        shift = 2.0**form.mantissa
+        raised = self.select(few, b.fmul(x, self.number(shift)), x)
+        missing = self.select(few, self.number(form.mantissa), self.number(0.0))
+        whole = self._whole_number(self.bits(raised), self.number(form.bias))
+        return self._of_positive(x, b.fsub(whole, missing), x)
+
     # -- powers ----------------------------------------------------------------------------------
 
     def pow(self, x: Any, y: Any) -> Any:

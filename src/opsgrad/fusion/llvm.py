@@ -317,6 +317,9 @@ class Printer:
                 out = lanes.row_input(node.detail, node)
             elif node.kind == "pick":
                 out = self._pick(*node.arguments)
+            elif node.kind == "floor" and self.graph.nodes[node.arguments[0]].kind == "log2":
+                (inner,) = self.graph.nodes[node.arguments[0]].arguments
+                out = [lanes.row.floor_log2(value) for value in self._row_value(inner)]
             else:
                 operands = [self._row_value(n) for n in node.arguments]
                 out = [self._apply(lanes.row, node, list(e)) for e in zip(*operands, strict=True)]

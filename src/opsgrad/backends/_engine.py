@@ -72,10 +72,10 @@ class _Offered:
     @functools.cached_property
     def task(self) -> Any:
         """What is to be compiled."""
-        from opsgrad.fusion import cpu
+        from opsgrad.fusion import tables
 
         work = self.work
-        return cpu.Task(
+        return tables.Task(
             function=work.function,
             names=work.names,
             parameters=work.parameters,
@@ -85,20 +85,20 @@ class _Offered:
         )
 
     def _fused(self) -> Any:
-        from opsgrad.fusion import cpu
+        from opsgrad.fusion import cpu, tables
 
         if len(_known) >= MOST_KNOWN:
             _known.clear()
         alike = sum(key[0] is self.work.function for key in _known)
-        if alike >= MOST_PARAMETERS or cpu.why_not(self.task):
+        if alike >= MOST_PARAMETERS or tables.why_not(self.task):
             return _known.setdefault(self.key, self.fallback)
         return _known.setdefault(self.key, cpu.Fused(self.task, self.fallback, FROM))
 
     def words(self) -> str:
         """Say what runs."""
-        from opsgrad.fusion import cpu
+        from opsgrad.fusion import tables
 
-        reason = cpu.why_not(self.task)
+        reason = tables.why_not(self.task)
         if reason is not None:
             return f"as it is written, because no kernel can be made of it: {reason}"
         return (

@@ -2,19 +2,19 @@
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
-from opsgrad._arrays import reduced, without_axis
+from opsgrad._arrays import reduced
 from opsgrad._typing import Namespace
 from opsgrad.fusion import threads
 from opsgrad.fusion.program import UNROLL, WIDTH, Program, schedule
-from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
+from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
+from opsgrad.fusion.trace import Kind, Trace, UntraceableError
 
 Array = np.ndarray[Any, Any]
-Shape = tuple[int, ...]
 
 SCRATCH = 1 << 20
 """The most bytes of scratch memory that a thread may have; beyond, things are computed again."""
@@ -25,64 +25,6 @@ GRAIN = 1 << 13
 DIRECT = 1 << 14
 """Below so many entries a call goes straight to the kernel: its time is all overhead."""
 MOST_CALLS = 256
-
-
-class Task(NamedTuple):
-    """A body or rule for the engine."""
-
-    function: Callable[..., Any]
-    names: tuple[str, ...]
-    parameters: Mapping[str, Any]
-    dtype: np.dtype[Any]
-    elementwise: bool
-    labels: frozenset[str]
-    """Which of the arrays hold integers."""
-
-
-def why_not(task: Task) -> str | None:
-    """Say why a task cannot be fused, as a clause, or None if it can."""
-    reasons = []
-    # A cotangent, or y, is a table, or has one number for each row: whichever can be traced.
-    for kind in (Kind.TABLE, Kind.ROW):
-        inputs = [_expected(task, name, kind) for name in task.names]
-        try:
-            _trace(task, inputs)
-        except UntraceableError as error:
-            reasons.append(str(error))
-        else:
-            return None
-    return reasons[0]
-
-
-def _expected(task: Task, name: str, of_result: Kind) -> Input:
-    if name in task.labels:
-        return Input(Kind.ROW, INTEGER)
-    return Input(of_result if name in ("y", "cotangent") else Kind.TABLE, task.dtype)
-
-
-def _trace(task: Task, inputs: Sequence[Input | None]) -> Trace:
-    parameters = dict(task.parameters)
-    if "axis" in parameters:
-        parameters["axis"] = -1
-    if "reduction" in parameters:
-        parameters["reduction"] = "none"
-    traced = trace(task.function, inputs, parameters, task.dtype)
-    for kind in traced.kinds:
-        if kind in (Kind.COLUMN, Kind.NUMBER):
-            raise UntraceableError("it gives the same result for every row")
-    return traced
-
-
-class Geometry(NamedTuple):
-    """How arrays of given shapes and strides are taken as a table."""
-
-    table: Shape
-    axis: int
-    kinds: tuple[Kind | None, ...]
-    across: bool
-    """Whether vectors run across rows: the axis is not the last, and rows are neighbours."""
-    flat: bool
-    """Whether rows mean nothing, and the table is cut into pieces."""
 
 
 class Fused:
@@ -105,7 +47,7 @@ class Fused:
         return self.fallback(*arrays) if call is None else call(arrays)
 
     def _prepare(self, key: Any, arrays: tuple[Array | None, ...]) -> "_Call | None":
-        geometry = self._geometry(arrays)
+        geometry = table_of(self.task, arrays)
         call = None
         if geometry is not None:
             entries = math.prod(geometry.table)
@@ -122,42 +64,6 @@ class Fused:
             self._calls.clear()
         self._calls[key] = call
         return call
-
-    def _geometry(self, arrays: Sequence[Array | None]) -> Geometry | None:
-        """Return how a kernel takes the arrays, or None if it does not."""
-        shapes = [a.shape for a in arrays if a is not None]
-        most = max(map(len, shapes))
-        try:
-            table = np.broadcast_shapes(*[s for s in shapes if len(s) == most])
-        except ValueError:
-            return None
-        axis = self.task.parameters.get("axis", -1)
-        if most < -axis or 0 in table or table[axis] >= 1 << 31:
-            return None
-        kinds = []
-        for array in arrays:
-            kind = None if array is None else self._kind(array, table, axis)
-            if kind is None and array is not None:
-                return None
-            kinds.append(kind)
-        flat = self.task.elementwise and set(kinds) <= {Kind.TABLE, Kind.NUMBER, None}
-        across = axis != -1 and not flat
-        return Geometry(table, axis, tuple(kinds), across, flat)
-
-    def _kind(self, array: Array, table: Shape, axis: int) -> Kind | None:
-        shape = array.shape
-        if array.size > 1 and not any(array.strides):
-            return Kind.NUMBER  # one number, broadcast
-        if shape == table:
-            return Kind.TABLE
-        if self.task.elementwise:
-            if array.size == 1:
-                return Kind.NUMBER
-            return Kind.COLUMN if shape == table[-1:] else None
-        if shape == without_axis(table, axis):
-            return Kind.ROW
-        place = len(table) + axis
-        return Kind.ROW_KEPT if shape == (*table[:place], 1, *table[place + 1 :]) else None
 
     def _call(self, geometry: Geometry, contiguous: bool) -> "_Call | None":
         length = PIECE if geometry.flat else geometry.table[geometry.axis]
@@ -180,13 +86,8 @@ class Fused:
     def _compile(self, geometry: Geometry, roomy: bool) -> tuple[Program, Any, Trace]:
         from opsgrad.fusion import compiler
 
-        inputs = [
-            None
-            if kind is None
-            else Input(kind, INTEGER if name in self.task.labels else self.task.dtype)
-            for name, kind in zip(self.task.names, geometry.kinds, strict=True)
-        ]
-        traced = _trace(self.task, inputs)
+        inputs = inputs_of(self.task, geometry.kinds)
+        traced = trace_of(self.task, inputs)
         program = schedule(traced, scratch=roomy)
         width = WIDTH[self.task.dtype]
 
@@ -231,10 +132,7 @@ class _Call:
         self.kernel = _SIGNATURE(self.address)
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis
-        place = len(table) + axis
-        kept = (*table[:place], 1, *table[place + 1 :])
-        shapes = {Kind.TABLE: table, Kind.ROW: without_axis(table, axis), Kind.ROW_KEPT: kept}
-        self.shapes = [shapes[kind] for kind in program.kinds]
+        self.shapes = shapes_of(geometry, program.kinds)
         self.kinds = (*geometry.kinds, *program.kinds)
         size = task.dtype.itemsize
         entries = math.prod(table)
@@ -244,7 +142,7 @@ class _Call:
             self.outer = 1
         else:
             self.length, self.rest = table[axis], 0
-            self.outer = math.prod(table[:place]) if geometry.across else 1
+            self.outer = math.prod(table[: len(table) + axis]) if geometry.across else 1
             self.rows = entries // self.length // self.outer
         strides: list[int] = []
         for number, kind in enumerate(self.kinds):
@@ -296,7 +194,7 @@ class _Call:
                 *map(id, arrays),
                 *map(id, outputs),
             )
-            return outputs[0] if self.single else _nested(self.structure, outputs)
+            return outputs[0] if self.single else nested(self.structure, outputs)
         given = [
             None if a is None else _contiguous(a, k)
             for a, k in zip(arrays, self.kinds, strict=False)
@@ -322,7 +220,7 @@ class _Call:
             )
         if self.rest:  # nothing of an elementwise op is kept
             self.kernel(self.rows, self.rows + 1, self.rest, pointers, self.strides, None)
-        result = _nested(self.structure, outputs)
+        result = nested(self.structure, outputs)
         reduction = self.task.parameters.get("reduction", "none")
         if reduction == "none":
             return result
@@ -334,9 +232,3 @@ def _contiguous(array: Array, kind: Kind | None) -> Array:
     if kind is Kind.NUMBER or (array.flags.c_contiguous and array.flags.aligned):
         return array
     return np.array(array, order="C")
-
-
-def _nested(structure: Any, outputs: list[Array]) -> Any:
-    if isinstance(structure, tuple):
-        return tuple(_nested(one, outputs) for one in structure)
-    return None if structure is None else outputs[structure]

@@ -1,0 +1,301 @@
+"""The CUDA engine: bodies and rules on arrays of a GPU, each as one generated kernel."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from opsgrad.fusion.cuda_source import SIZES, Shape, Source, printed, weight
+from opsgrad.fusion.program import schedule
+from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
+from opsgrad.fusion.trace import Kind, Trace, UntraceableError
+
+Array = Any
+
+OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
+"""How kernels are compiled: every rounding where the program has it. CuPy adds -ftz=true of its own;
+of two the later one counts."""
+
+REGISTERS = 65536
+"""What a multiprocessor has for the threads of all its blocks."""
+SPENT = 26
+"""How many registers a thread needs beside the entries of the row that it holds."""
+HELD = 32
+"""The most entries of a row for a thread, where there is a choice."""
+AT_EASE = 16
+"""As many a thread holds before a row is given more threads."""
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Into how many chunks per thread rows are cut: more kinds would be more kernels to compile."""
+MOST_BLOCKS = 1 << 30
+MOST_CALLS = 256
+
+
+class Launcher(Protocol):
+    """What an array library does for the engine, on one device."""
+
+    capability: int
+    """Of the device: 90 for 9.0."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a new array in C order."""
+
+    def contiguous(self, array: Array) -> Array:
+        """Return an array in C order with the same entries."""
+
+    def address(self, array: Array) -> int:
+        """Return where an array begins."""
+
+    def compiled(self, source: Source) -> Callable[[tuple[int], tuple[int], tuple[Any, ...]], Any]:
+        """Return what starts a kernel: takes a grid, a block, and arrays and NumPy's integers."""
+
+    def reduced(self, array: Array, reduction: str) -> Array:
+        """Return the mean or the sum of an array."""
+
+
+class Variant(NamedTuple):
+    """All that a kernel depends on beside the task."""
+
+    kinds: tuple[Kind | None, ...]
+    storage: tuple[str, ...]
+    shape: Shape
+    keep: bool
+
+
+class Fused:
+    """A body or rule as a callable on arrays of a GPU; it compiles what it needs when asked."""
+
+    def __init__(self, task: Task, name: str, fallback: Callable[..., Any]) -> None:
+        self.task = task
+        self.name = name
+        self.fallback = fallback
+        self._calls: dict[Any, _Call | None] = {}
+        self._traces: dict[Any, Trace] = {}
+        self._kernels: dict[Any, Any] = {}
+
+    def __call__(self, launcher: Launcher, arrays: Sequence[Array | None], result: str) -> Any:
+        """Run the task on arrays; its results are stored as `result`."""
+        address = launcher.address
+        key = (
+            launcher,
+            result,
+            *[
+                None if a is None else (a.shape, a.strides, a.dtype, address(a) % 16)
+                for a in arrays
+            ],
+        )
+        try:
+            call = self._calls[key]
+        except KeyError:
+            if len(self._calls) >= MOST_CALLS:
+                self._calls.clear()
+            call = self._calls[key] = self._prepare(launcher, arrays, result)
+        return self.fallback(*arrays) if call is None else call(launcher, arrays)
+
+    def _prepare(
+        self, launcher: Launcher, arrays: Sequence[Array | None], result: str
+    ) -> "_Call | None":
+        geometry = table_of(self.task, arrays)
+        if geometry is None:
+            return None
+        try:
+            traced = self._trace(geometry.kinds)
+        except UntraceableError:
+            return None
+        plan = _Plan(self.task, geometry, traced, result, arrays, launcher)
+        variant = plan.variant()
+        key = (launcher, variant)
+        if key not in self._kernels:
+            source = source_of(self.task, variant, traced, self.name)
+            self._kernels[key] = launcher.compiled(source)
+        return _Call(plan, variant, self._kernels[key])
+
+    def _trace(self, kinds: tuple[Kind | None, ...]) -> Trace:
+        if kinds not in self._traces:
+            self._traces[kinds] = trace_of(self.task, inputs_of(self.task, kinds))
+        return self._traces[kinds]
+
+
+def source_of(task: Task, variant: Variant, traced: Trace, name: str) -> Source:
+    """Print the kernel of a task."""
+    program = schedule(traced, keep=variant.keep)
+    inputs = inputs_of(task, variant.kinds)
+    return printed(program, inputs, variant.storage, variant.shape, name)
+
+
+# -- the shape of a kernel -------------------------------------------------------------------------
+
+
+class _Plan:
+    """What a kernel has to be for arrays of given shapes, data types and alignment."""
+
+    def __init__(
+        self,
+        task: Task,
+        geometry: Geometry,
+        traced: Trace,
+        result: str,
+        arrays: Sequence[Array | None],
+        launcher: Launcher,
+    ) -> None:
+        self.task, self.geometry, self.traced = task, geometry, traced
+        self.copied = tuple(_needs_copy(a, k) for a, k in zip(arrays, geometry.kinds, strict=True))
+        self.capability = launcher.capability
+        self.reduction = task.parameters.get("reduction", "none")
+        stored = result if self.reduction == "none" else task.dtype.name
+        self.storage = (
+            *["" if a is None else str(a.dtype) for a in arrays],
+            *[stored] * len(traced.outputs),
+        )
+        self.kinds = (*geometry.kinds, *traced.kinds)
+        # Copies and results are new arrays, which are aligned.
+        self.offsets = [
+            0 if a is None or copied else launcher.address(a) % 16
+            for a, copied in zip(arrays, self.copied, strict=True)
+        ] + [0] * len(traced.outputs)
+        table, axis = geometry.table, geometry.axis
+        self.entries = math.prod(table)
+        self.length = self.entries if geometry.flat else table[axis]
+        self.inner = 1 if axis == -1 else math.prod(table[axis + 1 :])
+        self.rows = self.entries // self.length
+
+    def variant(self) -> Variant:
+        """Return the kernel to use."""
+        for keep in (True, False):
+            program = schedule(self.traced, keep=keep)
+            inputs = inputs_of(self.task, self.geometry.kinds)
+            size = weight(program, inputs, self.storage)
+            shape = self._shape(max(size, 0.5))
+            if shape is not None:
+                return Variant(self.geometry.kinds, self.storage, shape, keep)
+        return Variant(self.geometry.kinds, self.storage, self._stream(), False)
+
+    def _shape(self, size: float) -> Shape | None:
+        """Return the shape of a kernel that holds rows in registers, `size` for each entry."""
+        if self.geometry.flat:
+            return Shape("flat", 256, 256, 1, self._chunk(1), 2)
+        return next(self._shapes(size), None)
+
+    def _shapes(self, size: float) -> Iterator[Shape]:
+        if self.inner > 1:
+            yield from self._columns(size)
+            return
+        chunk = self._chunk(self.length)
+        most = min(HELD, int((255 - SPENT) / size))
+        if self.length <= 32 * most:
+            group = 1
+            while group < 32 and self.length > 2 * group * chunk:
+                group *= 2
+            count = _count(self.length, group * chunk)
+            if count * chunk <= most:
+                yield Shape("rows", 128, group, 1, chunk, count)
+        for cluster in (1, 2, 4, 8) if self.capability >= 90 else (1,):
+            for threads, held in _sizes(size, cluster):
+                count = _count(self.length, threads * cluster * chunk)
+                if count * chunk <= held:
+                    yield Shape("rows", threads, threads, cluster, chunk, count)
+
+    def _columns(self, size: float) -> Iterator[Shape]:
+        wide = self._wide()
+        for threads, held in _sizes(size, 1):
+            count = _count(self.length, threads // wide)
+            if count <= held:
+                yield Shape("columns", threads, threads // wide, 1, 1, count, wide)
+
+    def _stream(self) -> Shape:
+        if self.inner > 1:
+            wide = self._wide()
+            return Shape("columns", 512, 512 // wide, 1, 1, 0, wide)
+        threads = 256 if self.length <= 1 << 14 else 512
+        return Shape("rows", threads, threads, 1, self._chunk(self.length), 0)
+
+    def _wide(self) -> int:
+        wide = 2
+        while wide < 32 and wide < self.inner:
+            wide *= 2
+        return wide
+
+    def _chunk(self, length: int) -> int:
+        """Return how many entries can be read at once, 16 bytes at most; `length` 1 is no limit."""
+        along = [
+            (SIZES[storage], offset)
+            for kind, storage, offset in zip(self.kinds, self.storage, self.offsets, strict=True)
+            if kind in (Kind.TABLE, Kind.COLUMN)
+        ]
+        chunk = 16 // min((size for size, _ in along), default=4)
+        while chunk > 1 and (
+            (length > 1 and length % chunk)
+            or any(offset % min(16, chunk * size) for size, offset in along)
+        ):
+            chunk //= 2
+        return 1 if length == 1 and not self.geometry.flat else chunk
+
+    def blocks(self, shape: Shape) -> int:
+        """Return how many blocks a kernel takes."""
+        if shape.layout == "flat":
+            count = -(-self.entries // shape.reach)
+        elif shape.layout == "columns":
+            count = self.rows // self.inner * -(-self.inner // shape.wide)
+        else:
+            count = -(-self.rows // (shape.threads // shape.group)) * shape.cluster
+        return min(count, MOST_BLOCKS)
+
+
+def _needs_copy(array: Array | None, kind: Kind | None) -> bool:
+    return array is not None and kind is not Kind.NUMBER and not array.flags.c_contiguous
+
+
+def _count(length: int, step: int) -> int:
+    """Return how many chunks a thread has; for more than the most, too many."""
+    needed = -(-length // step)
+    return next((count for count in COUNTS if count >= needed), 1 << 31)
+
+
+def _sizes(size: float, cluster: int) -> Iterator[tuple[int, int]]:
+    """Yield numbers of threads for a row, and how many entries each may hold."""
+    if cluster == 1:
+        for threads in (128, 256, 512):
+            yield threads, min(AT_EASE, _room(threads, size))
+    for threads in (1024, 512):
+        yield threads, _room(threads, size)
+
+
+def _room(threads: int, size: float) -> int:
+    return int((min(255, REGISTERS // threads) - SPENT) / size)
+
+
+# -- a call ----------------------------------------------------------------------------------------
+
+
+class _Call:
+    """A compiled task for arrays of given shapes, data types and alignment."""
+
+    def __init__(self, plan: _Plan, variant: Variant, kernel: Any) -> None:
+        self.kernel = kernel
+        self.grid = (plan.blocks(variant.shape),)
+        self.block = (variant.shape.threads,)
+        self.numbers = (
+            np.int64(plan.rows),
+            np.int64(plan.length),
+            np.int64(plan.inner),
+        )
+        self.copied = plan.copied if any(plan.copied) else None
+        self.structure = plan.traced.structure
+        self.shapes = shapes_of(plan.geometry, plan.traced.kinds)
+        self.stored = plan.storage[-1]
+        self.reduction = plan.reduction
+
+    def __call__(self, launcher: Launcher, arrays: Sequence[Array | None]) -> Any:
+        """Run the kernel on arrays of this geometry."""
+        if self.copied:
+            arrays = [
+                launcher.contiguous(a) if copied else a
+                for a, copied in zip(arrays, self.copied, strict=True)
+            ]
+        outputs = [launcher.empty(shape, self.stored) for shape in self.shapes]
+        given = [a for a in arrays if a is not None]
+        self.kernel(self.grid, self.block, (*given, *outputs, *self.numbers))
+        result = nested(self.structure, outputs)
+        if self.reduction != "none":
+            return launcher.reduced(result, self.reduction)
+        return result

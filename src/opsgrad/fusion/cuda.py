@@ -1,12 +1,13 @@
 """The CUDA engine: bodies and rules on arrays of a GPU, each as one generated kernel."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from opsgrad.fusion.cuda_source import SIZES, Shape, Source, printed, weight
+from opsgrad.fusion.cuda_source import SIZES, Shape, Source, overhead, printed, weight
 from opsgrad.fusion.program import schedule
 from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
 from opsgrad.fusion.trace import Kind, Trace, UntraceableError
@@ -19,8 +20,6 @@ of two the later one counts."""
 
 REGISTERS = 65536
 """What a multiprocessor has for the threads of all its blocks."""
-SPENT = 26
-"""How many registers a thread needs beside the entries of the row that it holds."""
 HELD = 32
 """The most entries of a row for a thread, where there is a choice."""
 AT_EASE = 16
@@ -28,7 +27,12 @@ AT_EASE = 16
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Into how many chunks per thread rows are cut: more kinds would be more kernels to compile."""
 MOST_BLOCKS = 1 << 30
+"""Of a kernel; what is left over is done in further turns."""
 MOST_CALLS = 256
+
+
+Room = Callable[[int], int]
+"""From the number of threads in a block to that of entries for which each has registers."""
 
 
 class Launcher(Protocol):
@@ -69,7 +73,7 @@ class Fused:
         self.task = task
         self.name = name
         self.fallback = fallback
-        self._calls: dict[Any, _Call | None] = {}
+        self._calls: dict[Any, Call | None] = {}
         self._traces: dict[Any, Trace] = {}
         self._kernels: dict[Any, Any] = {}
 
@@ -89,12 +93,13 @@ class Fused:
         except KeyError:
             if len(self._calls) >= MOST_CALLS:
                 self._calls.clear()
-            call = self._calls[key] = self._prepare(launcher, arrays, result)
+            call = self._calls[key] = self.prepared(launcher, arrays, result)
         return self.fallback(*arrays) if call is None else call(launcher, arrays)
 
-    def _prepare(
+    def prepared(
         self, launcher: Launcher, arrays: Sequence[Array | None], result: str
-    ) -> "_Call | None":
+    ) -> "Call | None":
+        """Return what runs on arrays of these shapes, strides and data types, if anything does."""
         geometry = table_of(self.task, arrays)
         if geometry is None:
             return None
@@ -108,7 +113,7 @@ class Fused:
         if key not in self._kernels:
             source = source_of(self.task, variant, traced, self.name)
             self._kernels[key] = launcher.compiled(source)
-        return _Call(plan, variant, self._kernels[key])
+        return Call(plan, variant, self._kernels[key])
 
     def _trace(self, kinds: tuple[Kind | None, ...]) -> Trace:
         if kinds not in self._traces:
@@ -163,25 +168,25 @@ class _Plan:
         """Return the kernel to use."""
         for keep in (True, False):
             program = schedule(self.traced, keep=keep)
-            inputs = inputs_of(self.task, self.geometry.kinds)
-            size = weight(program, inputs, self.storage)
-            shape = self._shape(max(size, 0.5))
+            chunk = self._chunk(self.length) if self.inner == 1 else 1
+            size = max(weight(program, self.storage, chunk), 0.5)
+            shape = self._shape(functools.partial(_room, size=size, spent=overhead(program)))
             if shape is not None:
                 return Variant(self.geometry.kinds, self.storage, shape, keep)
         return Variant(self.geometry.kinds, self.storage, self._stream(), False)
 
-    def _shape(self, size: float) -> Shape | None:
-        """Return the shape of a kernel that holds rows in registers, `size` for each entry."""
+    def _shape(self, room: Room) -> Shape | None:
+        """Return the shape of a kernel that holds rows in registers, if there is one."""
         if self.geometry.flat:
             return Shape("flat", 256, 256, 1, self._chunk(1), 2)
-        return next(self._shapes(size), None)
+        return next(self._shapes(room), None)
 
-    def _shapes(self, size: float) -> Iterator[Shape]:
+    def _shapes(self, room: Room) -> Iterator[Shape]:
         if self.inner > 1:
-            yield from self._columns(size)
+            yield from self._columns(room)
             return
         chunk = self._chunk(self.length)
-        most = min(HELD, int((255 - SPENT) / size))
+        most = min(HELD, room(128))
         if self.length <= 32 * most:
             group = 1
             while group < 32 and self.length > 2 * group * chunk:
@@ -190,14 +195,14 @@ class _Plan:
             if count * chunk <= most:
                 yield Shape("rows", 128, group, 1, chunk, count)
         for cluster in (1, 2, 4, 8) if self.capability >= 90 else (1,):
-            for threads, held in _sizes(size, cluster):
+            for threads, held in _sizes(room, cluster):
                 count = _count(self.length, threads * cluster * chunk)
                 if count * chunk <= held:
                     yield Shape("rows", threads, threads, cluster, chunk, count)
 
-    def _columns(self, size: float) -> Iterator[Shape]:
+    def _columns(self, room: Room) -> Iterator[Shape]:
         wide = self._wide()
-        for threads, held in _sizes(size, 1):
+        for threads, held in _sizes(room, 1):
             count = _count(self.length, threads // wide)
             if count <= held:
                 yield Shape("columns", threads, threads // wide, 1, 1, count, wide)
@@ -251,27 +256,29 @@ def _count(length: int, step: int) -> int:
     return next((count for count in COUNTS if count >= needed), 1 << 31)
 
 
-def _sizes(size: float, cluster: int) -> Iterator[tuple[int, int]]:
+def _sizes(room: Room, cluster: int) -> Iterator[tuple[int, int]]:
     """Yield numbers of threads for a row, and how many entries each may hold."""
     if cluster == 1:
         for threads in (128, 256, 512):
-            yield threads, min(AT_EASE, _room(threads, size))
+            yield threads, min(AT_EASE, room(threads))
     for threads in (1024, 512):
-        yield threads, _room(threads, size)
+        yield threads, room(threads)
 
 
-def _room(threads: int, size: float) -> int:
-    return int((min(255, REGISTERS // threads) - SPENT) / size)
+def _room(threads: int, *, size: float, spent: int) -> int:
+    """Return how many entries a thread may hold, each of so many registers."""
+    return int((min(255, REGISTERS // threads) - spent) / size)
 
 
 # -- a call ----------------------------------------------------------------------------------------
 
 
-class _Call:
+class Call:
     """A compiled task for arrays of given shapes, data types and alignment."""
 
     def __init__(self, plan: _Plan, variant: Variant, kernel: Any) -> None:
         self.kernel = kernel
+        self.variant = variant
         self.grid = (plan.blocks(variant.shape),)
         self.block = (variant.shape.threads,)
         self.numbers = (

@@ -138,7 +138,7 @@ class _Printer:
             yield f"#define {macro} {value}"
         yield header()
         cluster = f"__cluster_dims__({shape.cluster}, 1, 1) " if shape.cluster > 1 else ""
-        yield f'extern "C" __global__ void {cluster}__launch_bounds__(THREADS) {self.name}('
+        yield f'extern "C" __global__ void {cluster}__launch_bounds__(THREADS, 1) {self.name}('
         yield "    " + ",\n    ".join(self._arguments()) + ") {"
         for line in self._body():
             yield f"  {line}"
@@ -164,13 +164,14 @@ class _Printer:
         if shape.layout == "flat":
             yield "const i64 piece = (i64)THREADS * CHUNK * CHUNKS;"
             yield "const int lane = threadIdx.x;"
-            yield "for (i64 base = blockIdx.x * piece; base < entries; base += gridDim.x * piece) {"
-            yield "  const int length = (int)(entries - base < piece ? entries - base : piece);"
+            yield "for (i64 first = blockIdx.x * piece; first < entries; first += gridDim.x * piece) {"
+            yield "  i64 base = first;"
+            yield "  int length = (int)(entries - base < piece ? entries - base : piece);"
         elif shape.layout == "rows":
-            yield "const int length = (int)entries;"
+            yield "int length = (int)entries;"
             yield from self._rows()
         else:
-            yield "const int length = (int)entries;"
+            yield "int length = (int)entries;"
             yield "const int lane = threadIdx.x / WIDE;"
             yield "const i64 tiles = (inner + WIDE - 1) / WIDE;"
             yield "for (i64 tile = blockIdx.x; tile < rows / inner * tiles; tile += gridDim.x) {"
@@ -179,7 +180,7 @@ class _Printer:
             yield "  const bool live = mine < inner;"
             yield "  const i64 place = live ? mine : inner - 1;"
             yield "  const i64 row = outer * inner + place;"
-            yield "  const i64 base = outer * length * inner + place;"
+            yield "  i64 base = outer * length * inner + place;"
         for line in self._row():
             yield f"  {line}"
         yield "}"
@@ -202,7 +203,7 @@ class _Printer:
             yield "  const i64 mine = first + threadIdx.x / GROUP;"
             yield "  const bool live = mine < rows;"
             yield "  const i64 row = live ? mine : rows - 1;  // all threads take part in shuffles"
-        yield "  const i64 base = row * length;"
+        yield "  i64 base = row * length;"
 
     def _row(self) -> Iterator[str]:
         for number, phase in enumerate(self.program.phases):
@@ -274,22 +275,30 @@ class _Printer:
             yield f"Chunk<{kind}, CHUNK> raw{one}[CHUNKS];"
         for kept, _ in phase.kept:
             yield f"{self._type(self.nodes[kept])} keep{kept}[CHUNKS][CHUNK];"
+        if number > 0:
+            yield "forget(length);"
+            yield "forget(base);"
+        for one in phase.steps:
+            if self._is_loaded(one) and one not in loads:
+                yield f"forget(raw{one});"
+            elif self._is_kept(one, {n for n, _ in phase.kept}):
+                yield f"forget(keep{one});"
+        # No branches around what is computed: that would keep two versions of every register. What
+        # lies beyond the row is 0, and whatever comes of it goes into no sum and into no memory.
         if loads:
             yield "UNROLLED for (int k = 0; k < CHUNKS; ++k) {"
             yield f"  {self._column()}"
-            yield "  if (column < length) {"
             for one in loads:
-                yield f"    raw{one}[k] = {self._load(self.nodes[one])};"
-            yield "  }"
+                kind = STORED[self.storage[self.nodes[one].detail]]
+                yield f"  raw{one}[k] = Chunk<{kind}, CHUNK>();"
+                yield f"  if (column < length) raw{one}[k] = {self._load(self.nodes[one])};"
             yield "}"
         yield "UNROLLED for (int k = 0; k < CHUNKS; ++k) {"
         yield f"  {self._column()}"
-        yield "  if (column < length) {"
         for line in self._chunk(phase):
-            yield f"    {line}"
+            yield f"  {line}"
         for reduced in phase.reductions:
-            yield f"    all{reduced}.add(part{reduced}.total);"
-        yield "  }"
+            yield f"  if (column < length) all{reduced}.add(part{reduced}.total);"
         yield "}"
 
     def _column(self) -> str:
@@ -373,8 +382,10 @@ class _Printer:
 
     def _store(self, output: int) -> str:
         rest = ", length - column" if self.shape.layout == "flat" else ""
-        live = "" if self.shape.layout == "flat" else "if (live) "
-        return f"{live}store<CHUNK>({self._address(f'output{output}', True)}, out{output}{rest});"
+        inside = "true" if self.streams else "column < length"
+        if self.shape.layout != "flat":
+            inside += " && live"
+        return f"if ({inside}) store<CHUNK>({self._address(f'output{output}', True)}, out{output}{rest});"
 
     # -- expressions -----------------------------------------------------------------------------
 
@@ -430,10 +441,9 @@ class _Printer:
         return name
 
 
-def weight(program: Program, inputs: Sequence[Input | None], storage: Sequence[str]) -> float:
+def weight(program: Program, storage: Sequence[str], chunk: int) -> float:
     """Return how many registers an entry of a row takes, held from pass to pass."""
     nodes = program.graph.nodes
-    size = program.graph.dtype.itemsize / 4
     held: dict[int, float] = {}
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -442,17 +452,31 @@ def weight(program: Program, inputs: Sequence[Input | None], storage: Sequence[s
         for step in phase.steps:
             node = nodes[step]
             if node.kind == "input":
-                held[step] = SIZES[storage[node.detail]] / 4
-            elif step in program.places:
-                held[step] = size
-            else:
-                continue
-            if node.kind == "input" or step in kept or step in first:
-                # What is loaded is there before the pass, what is computed after it.
-                first.setdefault(step, number if node.kind == "input" else number + 1)
-                last[step] = number
-    most = [
-        sum(held[n] for n in first if first[n] <= number <= last[n])
-        for number in range(len(program.phases))
-    ]
-    return max(most, default=0.0)
+                # Two of 16 bits share a register if they are loaded together.
+                held[step] = max(SIZES[storage[node.detail]] / 4, 0.5 if chunk > 1 else 1.0)
+                first.setdefault(step, number)
+            elif step in kept:
+                held[step] = max(node.dtype.itemsize / 4, 1.0)
+                first[step] = number + 1
+            last[step] = number
+    return max(
+        [
+            sum(held[n] for n in held if first[n] <= number <= last[n])
+            for number in range(len(program.phases))
+        ],
+        default=0.0,
+    )
+
+
+def overhead(program: Program) -> int:
+    """Return about how many registers a thread needs beside the entries of the row it holds."""
+    nodes = program.graph.nodes
+    reductions = sum(len(phase.reductions) for phase in program.phases)
+    divisors = {
+        nodes[step].arguments[1]
+        for phase in program.phases
+        for step in phase.steps
+        if nodes[step].kind == "divide" and not nodes[nodes[step].arguments[1]].columns
+    }
+    double = program.graph.dtype.itemsize == 8
+    return (30 + reductions + 4 * len(divisors)) * (3 if double else 2) // 2

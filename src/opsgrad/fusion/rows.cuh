@@ -76,6 +76,40 @@ template <int N, class S> DEVICE Chunk<S, N> load(const S* from) {
 template <int N, class S> DEVICE void store(S* to, const Chunk<S, N>& chunk) {
   *reinterpret_cast<Chunk<S, N>*>(to) = chunk;
 }
+// Says that registers may have changed, though they have not. Otherwise the compiler, which sees that
+// two passes compute the same of them, keeps the results of the first, for which there is no room.
+template <bool WHOLE> struct Word {
+  typedef u32 type;
+};
+template <> struct Word<false> {
+  typedef u16 type;
+};
+DEVICE void forget(u32& x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(x));
+#endif
+}
+DEVICE void forget(int& x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(x));
+#endif
+}
+DEVICE void forget(i64& x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+l"(x));
+#endif
+}
+DEVICE void forget(u16& x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+h"(x));
+#endif
+}
+template <class T, int N> DEVICE void forget(T (&x)[N]) {
+  typedef typename Word<sizeof(T) % 4 == 0>::type W;
+  W* words = reinterpret_cast<W*>(&x);
+  UNROLLED for (int w = 0; w < (int)(sizeof x / sizeof(W)); ++w) forget(words[w]);
+}
+
 // The first `count` of them, where the array ends within a chunk.
 template <int N, class S> DEVICE Chunk<S, N> load(const S* from, i64 count) {
   if (count >= N) return load<N>(from);
@@ -151,20 +185,33 @@ DEVICE real fn_minimum(real x, real y) {
 }
 #endif
 
-// x / y for one y and many x: the quotient by the inverse, and what it leaves over. Where that
-// could go wrong at the ends of the range, it is not done.
+// x / y for one y and many x: the quotient by the inverse, put right by what it leaves over. Both are
+// scaled by a power of two, so that the inverse is a normal number; what that takes out of the range
+// has a quotient out of the range. Where the rest could be too small to hold, it is left alone.
+#if DOUBLE
+#define LARGE 0x1p+800
+#define SMALL 0x1p-800
+#define LIFT 0x1p+512
+#define DROP 0x1p-512
+#else
+#define LARGE 0x1p+100f
+#define SMALL 0x1p-100f
+#define LIFT 0x1p+64f
+#define DROP 0x1p-64f
+#endif
 struct Divisor {
-  real value, inverse;
-  bool usual;
-  METHOD explicit Divisor(real y)
-      : value(y), inverse((real)1 / y), usual(y >= (real)0.5 && y <= (real)1152921504606846976.0) {}
+  real scale, value, inverse;
+  METHOD explicit Divisor(real y) {
+    scale = fn_abs(y) > LARGE ? DROP : fn_abs(y) < SMALL ? LIFT : (real)1;
+    value = y * scale;
+    inverse = (real)1 / value;
+  }
 };
 DEVICE real fn_divide(real x, const Divisor& y) {
-  if (!y.usual) return x / y.value;
+  x *= y.scale;
   const real quotient = x * y.inverse;
   const real better = fused(fused(-quotient, y.value, x), y.inverse, quotient);
-  const real size = fn_abs(quotient);
-  return size >= (real)7.888609052210118e-31 && size < infinity() ? better : quotient;
+  return fn_abs(x) >= SMALL && fn_abs(quotient) < infinity() ? better : quotient;
 }
 
 #if DOUBLE
@@ -207,7 +254,7 @@ DEVICE double exp_in_double(double x) {
 DEVICE real fn_pow(real x, real y) {
   const float size = fabsf(x);
   double power = (double)y * log_in_double((double)size);
-  if (size == 0.0f) power = y > 0.0f ? -infinity() : infinity();
+  if (size == 0.0f) power = y > 0.0f ? -infinity() : y < 0.0f ? infinity() : y;
   if (!(size < infinity())) power = (double)(y * size);
   float value = (float)exp_in_double(power);
   if (power != power) value = not_a_number();

@@ -68,6 +68,8 @@ class Kernel(NamedTuple):
     registers: int
     spilled: int
     """In bytes."""
+    rejected: int
+    """How many kernels were compiled before, and spilled."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +94,30 @@ class Sketch:
         return SimpleNamespace(c_contiguous=True)
 
 
-class Recorder:
-    """In place of a device: it keeps what it is given to compile."""
+class Compiled(NamedTuple):
+    """A kernel, and what the assembler says of it."""
+
+    source: Source
+    registers: int
+    spilled: int
+
+
+class NoDevice:
+    """In place of a device: it compiles, and starts nothing."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
-        self.source: Source | None = None
+        self.rejected = 0
 
     def address(self, array: Sketch) -> int:
         return array.address
 
-    def compiled(self, source: Source) -> None:
-        self.source = source
+    def compiled(self, source: Source) -> Compiled:
+        return Compiled(source, *assembled(source, self.capability))
+
+    def spills(self, kernel: Compiled) -> bool:
+        self.rejected += kernel.spilled > 0
+        return kernel.spilled > 0
 
 
 def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Iterator[Any]:
@@ -127,17 +141,15 @@ def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Ite
 
 
 def prepared(
-    task: Task, name: str, shape: tuple[int, ...], dtype: str, chip: int
-) -> tuple[Source, cuda.Variant] | None:
-    """Return the kernel for a task on arrays of a shape, and how its threads share the work."""
+    task: Task, name: str, shape: tuple[int, ...], dtype: str, device: NoDevice
+) -> cuda.Call | None:
+    """Return what would run a task on arrays of a shape; None if the body would."""
     axis = task.parameters.get("axis", -1)
     for of_result in (shape, without_axis(shape, axis)):
         arrays = [Sketch(*_form(task, one, shape, of_result, dtype)) for one in task.names]
-        recorder = Recorder(chip)
-        call = cuda.Fused(task, name, lambda *_: None).prepared(recorder, arrays, dtype)
+        call = cuda.Fused(task, name, lambda *_: None).prepared(device, arrays, dtype)
         if call is not None:
-            assert recorder.source is not None
-            return recorder.source, call.variant
+            return call
     return None
 
 
@@ -180,14 +192,22 @@ def compiled(case: Case, chip: int) -> Kernel | None:
     axis = -2 if len(shape) == 3 else -1
     row = TABLE[case.op]
     task = dict(tasks(row.op, dict(case.parameters), case.dtype, axis))[case.role]
-    found = prepared(task, f"opsgrad_{case.op}_{case.role}", shape, case.dtype, chip)
-    if found is None:
+    device = NoDevice(chip)
+    call = prepared(task, f"opsgrad_{case.op}_{case.role}", shape, case.dtype, device)
+    if call is None:
         return None
-    source, variant = found
-    registers, spilled = assembled(source, chip)
-    held = variant.shape.chunk * variant.shape.chunks
-    used = variant.shape
-    return Kernel(*case[:4], chip, used.threads, used.group, used.cluster, held, registers, spilled)
+    used = call.variant.shape
+    return Kernel(
+        *case[:4],
+        chip,
+        used.threads,
+        used.group,
+        used.cluster,
+        used.chunk * used.chunks,
+        call.kernel.registers,
+        call.kernel.spilled,
+        device.rejected,
+    )
 
 
 def assembled(source: Source, chip: int) -> tuple[int, int]:
@@ -229,7 +249,8 @@ def main() -> int:
     spills = [one for one in kernels if one.spilled]
     for one in spills:
         print(one)
-    print(f"{len(kernels)} kernels, {len(spills)} of them spill")
+    rejected = sum(one.rejected for one in kernels)
+    print(f"{len(kernels)} kernels, {len(spills)} of them spill, {rejected} others did")
     if arguments.output:
         rows = [one._asdict() for one in kernels]
         lines = ",\n".join(json.dumps(row) for row in rows)

@@ -125,6 +125,12 @@ class CupyLauncher:
         module.load(code)
         return module.get_function(source.name)
 
+    def spills(self, kernel: Any) -> bool:
+        """Whether a kernel keeps in memory what it has no registers for."""
+        driver = self.cupy.cuda.driver
+        size = driver.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES
+        return bool(driver.funcGetAttribute(size, kernel.ptr))
+
     def reduced(self, array: Array, reduction: str) -> Array:
         """Return the mean or the sum of an array."""
         from opsgrad.backends import backends

@@ -22,6 +22,8 @@ REGISTERS = 65536
 """What a multiprocessor has for the threads of all its blocks."""
 HELD = 32
 """The most entries of a row for a thread, where there is a choice."""
+MOST_HELD = 64
+"""The most that a thread holds at all: beyond, kernels take seconds to compile."""
 AT_EASE = 16
 """As many a thread holds before a row is given more threads."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -52,6 +54,9 @@ class Launcher(Protocol):
 
     def compiled(self, source: Source) -> Callable[[tuple[int], tuple[int], tuple[Any, ...]], Any]:
         """Return what starts a kernel: takes a grid, a block, and arrays and NumPy's integers."""
+
+    def spills(self, kernel: Any) -> bool:
+        """Whether a kernel keeps in memory what it has no registers for."""
 
     def reduced(self, array: Array, reduction: str) -> Array:
         """Return the mean or the sum of an array."""
@@ -108,12 +113,20 @@ class Fused:
         except UntraceableError:
             return None
         plan = _Plan(self.task, geometry, traced, result, arrays, launcher)
-        variant = plan.variant()
+        for variant in plan.variants():
+            kernel = self._kernel(launcher, variant, traced)
+            if kernel is not None:
+                return Call(plan, variant, kernel)
+        return None
+
+    def _kernel(self, launcher: Launcher, variant: Variant, traced: Trace) -> Any:
+        """Return a compiled kernel; None if registers do not do, and memory would be used."""
         key = (launcher, variant)
         if key not in self._kernels:
-            source = source_of(self.task, variant, traced, self.name)
-            self._kernels[key] = launcher.compiled(source)
-        return Call(plan, variant, self._kernels[key])
+            kernel = launcher.compiled(source_of(self.task, variant, traced, self.name))
+            spills = variant.shape.chunks and launcher.spills(kernel)
+            self._kernels[key] = None if spills else kernel
+        return self._kernels[key]
 
     def _trace(self, kinds: tuple[Kind | None, ...]) -> Trace:
         if kinds not in self._traces:
@@ -164,22 +177,23 @@ class _Plan:
         self.inner = 1 if axis == -1 else math.prod(table[axis + 1 :])
         self.rows = self.entries // self.length
 
-    def variant(self) -> Variant:
-        """Return the kernel to use."""
+    def variants(self) -> Iterator[Variant]:
+        """Yield the kernels that could be used, the best first, and last one that always can."""
+        kinds = self.geometry.kinds
+        if self.geometry.flat:
+            # Only the entries of a few chunks are held; there is nothing else to read.
+            for count in (2, 1):
+                shape = Shape("flat", 256, 256, 1, self._chunk(1), count)
+                yield Variant(kinds, self.storage, shape, True)
+            return
         for keep in (True, False):
             program = schedule(self.traced, keep=keep)
             chunk = self._chunk(self.length) if self.inner == 1 else 1
-            size = max(weight(program, self.storage, chunk), 0.5)
-            shape = self._shape(functools.partial(_room, size=size, spent=overhead(program)))
-            if shape is not None:
-                return Variant(self.geometry.kinds, self.storage, shape, keep)
-        return Variant(self.geometry.kinds, self.storage, self._stream(), False)
-
-    def _shape(self, room: Room) -> Shape | None:
-        """Return the shape of a kernel that holds rows in registers, if there is one."""
-        if self.geometry.flat:
-            return Shape("flat", 256, 256, 1, self._chunk(1), 2)
-        return next(self._shapes(room), None)
+            size = max(weight(program, self.storage, chunk), 0.75)
+            room = functools.partial(_room, size=size, spent=overhead(program))
+            for shape in self._shapes(room):
+                yield Variant(kinds, self.storage, shape, keep)
+        yield Variant(kinds, self.storage, self._stream(), False)
 
     def _shapes(self, room: Room) -> Iterator[Shape]:
         if self.inner > 1:
@@ -262,7 +276,7 @@ def _sizes(room: Room, cluster: int) -> Iterator[tuple[int, int]]:
         for threads in (128, 256, 512):
             yield threads, min(AT_EASE, room(threads))
     for threads in (1024, 512):
-        yield threads, room(threads)
+        yield threads, min(MOST_HELD, room(threads))
 
 
 def _room(threads: int, *, size: float, spent: int) -> int:

@@ -452,8 +452,8 @@ def weight(program: Program, storage: Sequence[str], chunk: int) -> float:
         for step in phase.steps:
             node = nodes[step]
             if node.kind == "input":
-                # Two of 16 bits share a register if they are loaded together.
-                held[step] = max(SIZES[storage[node.detail]] / 4, 0.5 if chunk > 1 else 1.0)
+                # Two of 16 bits share a register if they are loaded together, until they are used.
+                held[step] = max(SIZES[storage[node.detail]] / 4, 0.75 if chunk > 1 else 1.0)
                 first.setdefault(step, number)
             elif step in kept:
                 held[step] = max(node.dtype.itemsize / 4, 1.0)
@@ -479,4 +479,4 @@ def overhead(program: Program) -> int:
         if nodes[step].kind == "divide" and not nodes[nodes[step].arguments[1]].columns
     }
     double = program.graph.dtype.itemsize == 8
-    return (30 + reductions + 4 * len(divisors)) * (3 if double else 2) // 2
+    return (32 + reductions + 4 * len(divisors)) * (3 if double else 2) // 2

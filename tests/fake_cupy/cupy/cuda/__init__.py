@@ -81,4 +81,5 @@ def get_current_stream() -> Stream:
 
 from cupy.cuda import compiler as compiler  # noqa: E402
 from cupy.cuda import device  # noqa: E402, F401
+from cupy.cuda import driver as driver  # noqa: E402
 from cupy.cuda import function as function  # noqa: E402

@@ -36,6 +36,7 @@ class Function:
         self._module = module
         self._name = name
         self._address = ctypes.cast(module._library[name], ctypes.c_void_p)
+        self.ptr = self._address.value
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: Any) -> None:
         current = cuda.current_device()

@@ -97,11 +97,29 @@ class Plan:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def value(self, body: Rule, arrays: Arrays) -> tuple[Array, Any]:
-        """Run the body; return its value in the computing data type, and its residual if any."""
-        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
-        out = self._run(body, wide)
+    def value(
+        self, body: Rule, arrays: Arrays, *, rounded: bool = False
+    ) -> tuple[Array, Any]:
+        """Run the body; return its value, and its residual if any.
+
+        They have the data type that the body computes in, or, if they may be `rounded`, perhaps
+        that of the result.
+        """
+        narrow = None if self.exact else self._narrow(body)
+        if narrow is not None:
+            stored = tuple(map(self._stored, self.every, arrays))
+            out = narrow(stored, self.result if rounded else self.compute)
+        else:
+            wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
+            out = self._run(body, wide)
         return out if isinstance(out, tuple) else (out, None)
+
+    def _narrow(self, rule: Rule) -> Callable[[tuple[Any, ...], DType], Any] | None:
+        """Return a kernel that takes arrays in half precision as they are, if they are in it."""
+        if self.result == self.compute:
+            return None
+        kernel = self.kernel(rule)
+        return kernel.narrow if isinstance(kernel, Kernel) else None
 
     def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
         kernel = self.kernels.get(rule.role) or self.kernel(rule)
@@ -135,7 +153,9 @@ class Plan:
         """Apply the VJP rule to the one cotangent, of `shape`: a gradient for each array given."""
         if len(values) != 1:
             raise ArgumentError(f"{self.op}: a pullback takes one cotangent, got {len(values)}")
-        cotangent = self._bring(self._direction(values[0], "the cotangent", "the result", shape))
+        cotangent = self._bring(
+            self._direction(values[0], "the cotangent", "the result", shape), self._takes(rule)
+        )
         out = self._run_rule(rule, kept, (self._per_example(cotangent, rule, kept),))
         gradients = out if isinstance(out, tuple) else (out,)
         wanted = [one for one in self.every if one.argument.differentiable]
@@ -225,8 +245,24 @@ class Plan:
                 return self.backend.cast(array, dtype)
         return array
 
+    def _takes(self, rule: Rule) -> tuple[DType, ...]:
+        """Return the data types in which a rule takes cotangents and tangents."""
+        if self.parameters.get("reduction", "none") == "none" and self._narrow(rule):
+            return self.compute, self.result
+        return (self.compute,)
+
     def _run_rule(self, rule: Rule, kept: Sequence[Any], directions: Arrays) -> Any:
         arguments = {one.argument.name: one for one in self.every}
+        narrow = self._narrow(rule)
+        if narrow is not None:
+            stored = [
+                self._stored(arguments[name], array) if name in arguments else array
+                for name, array in zip(rule.keeps, kept, strict=True)
+            ]
+            alike = all(one.dtype in (None, self.result) for one in self.every if one.differentiable)
+            reduced = rule.role == "jvp" and self.parameters.get("reduction", "none") != "none"
+            rounded = alike and not reduced
+            return narrow((*stored, *directions), self.result if rounded else self.compute)
         wide = [
             self._widen(arguments[name], array) if name in arguments else array
             for name, array in zip(rule.keeps, kept, strict=True)
@@ -271,6 +307,10 @@ class Plan:
             return array
         # Labels: PyTorch's unsigned integers cannot be compared with anything.
         return self._cast(array, self.compute if one.argument.differentiable else self.labels)
+
+    def _stored(self, one: Input, array: Array | None) -> Array | None:
+        """Return an argument as a kernel takes it that widens what it loads."""
+        return array if one.differentiable else self._widen(one, array)
 
     def _cast(self, array: Array, dtype: DType) -> Array:
         return array if array.dtype == dtype else self.backend.cast(array, dtype)
@@ -329,12 +369,12 @@ class Plan:
             )
         return source
 
-    def _bring(self, source: Source) -> Array | None:
-        """Take in a cotangent or tangent that has been checked."""
+    def _bring(self, source: Source, takes: tuple[DType, ...] = ()) -> Array | None:
+        """Take in a cotangent or tangent that has been checked, as it is if it is one of `takes`."""
         if source.weak or source.backend is not self.backend:
             host = source.backend.to_numpy(source.array)
             return self.backend.asarray(host, dtype=self.compute, device=self.device)
-        return self._cast(source.array, self.compute)
+        return source.array if source.array.dtype in takes else self._cast(source.array, self.compute)
 
     def _check_strong(self, source: Source) -> None:
         if source.backend.kind(source.array.dtype) != "floating":

@@ -24,15 +24,16 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
     """Return a kernel for a body or rule, or say why there is none."""
     if not work.rowwise or work.role not in ("value", "vjp", "jvp"):
         return "kernels are for what runs row by row"
-    if str(work.dtype) not in ("float32", "float64"):
-        return f"kernels compute in float32 and float64, not in {work.dtype}"
+    dtype = np.dtype(work.dtype)
+    if dtype not in (np.float32, np.float64):
+        return f"kernels compute in float32 and float64, not in {dtype}"
     from opsgrad.fusion import tables
 
     task = tables.Task(
         function=work.function,
         names=work.names,
         parameters=work.parameters,
-        dtype=np.dtype(str(work.dtype)),
+        dtype=dtype,
         elementwise=work.elementwise,
         labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
     )
@@ -46,7 +47,7 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
         return "a parameter cannot be hashed"
     if fused is None:
         return f"it has been compiled for {MOST_PARAMETERS} sets of parameters already"
-    return Kernel(fused, "a CUDA kernel")
+    return Kernel(fused, "a CUDA kernel", fused.narrow)
 
 
 def _fused(key: Any, work: Work, task: Any, fallback: Callable[..., Any]) -> Any:
@@ -58,8 +59,19 @@ def _fused(key: Any, work: Work, task: Any, fallback: Callable[..., Any]) -> Any
         from opsgrad.fusion import cuda
 
         name = f"{work.op}_{work.role}" if work.op.isidentifier() else "kernel"
-        _known[key] = _OnCupy(cuda.Fused(task, f"opsgrad_{name}", fallback))
+
+        def body(*arrays: Any) -> Any:
+            wide = [_widened(name, a, task) for name, a in zip(work.names, arrays, strict=True)]
+            return fallback(*wide)
+
+        _known[key] = _OnCupy(cuda.Fused(task, f"opsgrad_{name}", body))
     return _known[key]
+
+
+def _widened(name: str, array: Any, task: Any) -> Any:
+    if array is None or name in task.labels or array.dtype == task.dtype:
+        return array
+    return array.astype(task.dtype)
 
 
 class _OnCupy:
@@ -68,11 +80,18 @@ class _OnCupy:
     def __init__(self, fused: Any) -> None:
         self.fused = fused
 
+        self.dtype = fused.task.dtype.name
+
     def __call__(self, *arrays: Array | None) -> Any:
+        """Run it on arrays in the data type that it computes in."""
+        return self.narrow(arrays, self.dtype)
+
+    def narrow(self, arrays: tuple[Any, ...], dtype: Any) -> Any:
+        """Run it on arrays in any floating-point types; results are stored as `dtype`."""
         first: Any = next(array for array in arrays if array is not None)
         device = first.device
         with device:
-            return self.fused(_launcher(device.id), arrays, str(self.fused.task.dtype))
+            return self.fused(_launcher(device.id), arrays, np.dtype(dtype).name)
 
 
 @functools.cache

@@ -97,9 +97,7 @@ class Plan:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def value(
-        self, body: Rule, arrays: Arrays, *, rounded: bool = False
-    ) -> tuple[Array, Any]:
+    def value(self, body: Rule, arrays: Arrays, *, rounded: bool = False) -> tuple[Array, Any]:
         """Run the body; return its value, and its residual if any.
 
         They have the data type that the body computes in, or, if they may be `rounded`, perhaps
@@ -259,7 +257,9 @@ class Plan:
                 self._stored(arguments[name], array) if name in arguments else array
                 for name, array in zip(rule.keeps, kept, strict=True)
             ]
-            alike = all(one.dtype in (None, self.result) for one in self.every if one.differentiable)
+            alike = all(
+                one.dtype in (None, self.result) for one in self.every if one.differentiable
+            )
             reduced = rule.role == "jvp" and self.parameters.get("reduction", "none") != "none"
             rounded = alike and not reduced
             return narrow((*stored, *directions), self.result if rounded else self.compute)
@@ -370,11 +370,13 @@ class Plan:
         return source
 
     def _bring(self, source: Source, takes: tuple[DType, ...] = ()) -> Array | None:
-        """Take in a cotangent or tangent that has been checked, as it is if it is one of `takes`."""
+        """Take in a cotangent or tangent that has been checked; of `takes`, as it is."""
         if source.weak or source.backend is not self.backend:
             host = source.backend.to_numpy(source.array)
             return self.backend.asarray(host, dtype=self.compute, device=self.device)
-        return source.array if source.array.dtype in takes else self._cast(source.array, self.compute)
+        return (
+            source.array if source.array.dtype in takes else self._cast(source.array, self.compute)
+        )
 
     def _check_strong(self, source: Source) -> None:
         if source.backend.kind(source.array.dtype) != "floating":

@@ -142,7 +142,8 @@ class CupyLauncher:
             store.write(key, code)
         module = self.cupy.cuda.function.Module()
         module.load(code)
-        return module.get_function(source.name)
+        function: Callable[..., Any] = module.get_function(source.name)
+        return function
 
     def spills(self, kernel: Any) -> bool:
         """Whether a kernel keeps in memory what it has no registers for."""
@@ -150,7 +151,7 @@ class CupyLauncher:
         size = driver.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES
         return bool(driver.funcGetAttribute(size, kernel.ptr))
 
-    def reduced(self, array: Array, reduction: str) -> Array:
+    def reduced(self, array: Array, reduction: Any) -> Array:
         """Return the mean or the sum of an array."""
         from opsgrad.backends import backends
 

@@ -15,8 +15,7 @@ from opsgrad.fusion.trace import Kind, Trace, UntraceableError
 Array = Any
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
-"""How kernels are compiled: every rounding where the program has it. CuPy adds -ftz=true of its own;
-of two the later one counts."""
+"""How kernels are compiled: every rounding is where the program has it, and nothing is flushed."""
 
 REGISTERS = 65536
 """What a multiprocessor has for the threads of all its blocks."""

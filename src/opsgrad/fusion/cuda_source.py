@@ -164,7 +164,8 @@ class _Printer:
         if shape.layout == "flat":
             yield "const i64 piece = (i64)THREADS * CHUNK * CHUNKS;"
             yield "const int lane = threadIdx.x;"
-            yield "for (i64 first = blockIdx.x * piece; first < entries; first += gridDim.x * piece) {"
+            yield "const i64 step = gridDim.x * piece;"
+            yield "for (i64 first = blockIdx.x * piece; first < entries; first += step) {"
             yield "  i64 base = first;"
             yield "  int length = (int)(entries - base < piece ? entries - base : piece);"
         elif shape.layout == "rows":
@@ -198,8 +199,8 @@ class _Printer:
             yield "  const bool live = true;"
         else:
             yield "const int lane = threadIdx.x % GROUP;"
-            yield "const i64 step = gridDim.x * (i64)(THREADS / GROUP);"
-            yield "for (i64 first = blockIdx.x * (i64)(THREADS / GROUP); first < rows; first += step) {"
+            yield "const i64 together = THREADS / GROUP, step = gridDim.x * together;"
+            yield "for (i64 first = blockIdx.x * together; first < rows; first += step) {"
             yield "  const i64 mine = first + threadIdx.x / GROUP;"
             yield "  const bool live = mine < rows;"
             yield "  const i64 row = live ? mine : rows - 1;  // all threads take part in shuffles"
@@ -268,29 +269,17 @@ class _Printer:
         return not node.columns and node.kind != "constant"
 
     def _held(self, number: int, phase: Phase) -> Iterator[str]:
+        """Print a pass along a row that is in registers, or will be after it."""
         loads = [n for n in phase.steps if self._is_loaded(n) and n not in self.known]
-        self.known.update(loads)  # they stay in registers
-        for one in loads:
-            kind = STORED[self.storage[self.nodes[one].detail]]
-            yield f"Chunk<{kind}, CHUNK> raw{one}[CHUNKS];"
-        for kept, _ in phase.kept:
-            yield f"{self._type(self.nodes[kept])} keep{kept}[CHUNKS][CHUNK];"
-        if number > 0:
-            yield "forget(length);"
-            yield "forget(base);"
-        for one in phase.steps:
-            if self._is_loaded(one) and one not in loads:
-                yield f"forget(raw{one});"
-            elif self._is_kept(one, {n for n, _ in phase.kept}):
-                yield f"forget(keep{one});"
+        self.known.update(loads)
+        yield from self._registers(number, phase, loads)
         # No branches around what is computed: that would keep two versions of every register. What
         # lies beyond the row is 0, and whatever comes of it goes into no sum and into no memory.
         if loads:
             yield "UNROLLED for (int k = 0; k < CHUNKS; ++k) {"
             yield f"  {self._column()}"
             for one in loads:
-                kind = STORED[self.storage[self.nodes[one].detail]]
-                yield f"  raw{one}[k] = Chunk<{kind}, CHUNK>();"
+                yield f"  raw{one}[k] = {self._stored(one)}();"
                 yield f"  if (column < length) raw{one}[k] = {self._load(self.nodes[one])};"
             yield "}"
         yield "UNROLLED for (int k = 0; k < CHUNKS; ++k) {"
@@ -300,6 +289,24 @@ class _Printer:
         for reduced in phase.reductions:
             yield f"  if (column < length) all{reduced}.add(part{reduced}.total);"
         yield "}"
+
+    def _registers(self, number: int, phase: Phase, loads: Sequence[int]) -> Iterator[str]:
+        fresh = {n for n, _ in phase.kept}
+        for one in loads:
+            yield f"{self._stored(one)} raw{one}[CHUNKS];"
+        for one in sorted(fresh):
+            yield f"{self._type(self.nodes[one])} keep{one}[CHUNKS][CHUNK];"
+        if number > 0:
+            yield "forget(length);"
+            yield "forget(base);"
+        for one in phase.steps:
+            if self._is_loaded(one) and one not in loads:
+                yield f"forget(raw{one});"
+            elif self._is_kept(one, fresh):
+                yield f"forget(keep{one});"
+
+    def _stored(self, number: int) -> str:
+        return f"Chunk<{STORED[self.storage[self.nodes[number].detail]]}, CHUNK>"
 
     def _column(self) -> str:
         return "const int column = (k * (GROUP * CLUSTER) + lane) * CHUNK;"
@@ -334,8 +341,6 @@ class _Printer:
             kind = STORED[self.storage[len(self.inputs) + output]]
             yield f"Chunk<{kind}, CHUNK> out{output};"
         yield "UNROLLED for (int v = 0; v < CHUNK; ++v) {"
-        masked = self.shape.layout == "flat" and phase.reductions
-        assert not masked
         kept = {n for n, _ in phase.kept}
         for step in phase.steps:
             node = self.nodes[step]
@@ -385,7 +390,8 @@ class _Printer:
         inside = "true" if self.streams else "column < length"
         if self.shape.layout != "flat":
             inside += " && live"
-        return f"if ({inside}) store<CHUNK>({self._address(f'output{output}', True)}, out{output}{rest});"
+        address = self._address(f"output{output}", rows=True)
+        return f"if ({inside}) store<CHUNK>({address}, out{output}{rest});"
 
     # -- expressions -----------------------------------------------------------------------------
 
@@ -433,7 +439,7 @@ class _Printer:
         return f"fn_{kind}({', '.join(names)})"
 
     def _operand(self, node: Node, number: int) -> str:
-        """Return an argument; a label, which has 64 bits, in 32 where places are compared with it."""
+        """Return an argument; a label, of 64 bits, in 32 where places are compared with it."""
         name = self._name(number)
         given = self.nodes[number]
         if node.columns and given.dtype == INTEGER and not given.columns and given.arguments == ():

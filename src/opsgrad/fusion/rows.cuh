@@ -306,6 +306,7 @@ template <class... R> DEVICE void reduce(real* room, int, R&... r) { (across_blo
 #define ROOM THREADS
 #elif GROUP > 32
 #define WARPS (THREADS / 32)
+static_assert((WARPS & (WARPS - 1)) == 0, "the last step of a reduction halves the warps");
 #define ROOM (2 * REDUCTIONS * (WARPS + CLUSTER))
 
 #if CLUSTER > 1

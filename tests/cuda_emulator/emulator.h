@@ -1,8 +1,8 @@
 // A GPU for kernels compiled by g++: one block at a time, its threads taking turns on this one.
 //
-// A thread runs until it waits for others, in a shuffle or at a barrier, and then the next one has
-// its turn. So what lies between two barriers happens as far apart in time as it may: a thread that
-// reads what another has yet to write finds it missing. Shared memory begins as NaN in every block.
+// A warp runs until all its threads wait for others at a barrier, and then the next one has its turn.
+// So what lies between two barriers happens as far apart in time as it may: a thread that reads what
+// another has yet to write finds it missing. Shared memory begins as NaN in every block.
 // If all threads wait for each other, the launch fails.
 #pragma once
 #include <math.h>
@@ -102,10 +102,18 @@ static bool run_block(bool backwards) {
     one.start.uc_link = nullptr;
     makecontext(&one.start, run, 0);
   }
+  // A warp goes as far as it can before the next one does anything.
+  const int warps = (count + LANES - 1) / LANES;
   for (volatile bool moved = true; moved;) {
     moved = false;
-    for (volatile int i = 0; i < count; ++i)
-      if (turn(backwards ? count - 1 - i : i)) moved = true;
+    for (volatile int w = 0; w < warps; ++w) {
+      const int first = (backwards ? warps - 1 - w : w) * LANES;
+      for (volatile bool again = true; again;) {
+        again = false;
+        for (volatile int i = first; i < first + LANES && i < count; ++i)
+          if (turn(i)) again = moved = true;
+      }
+    }
   }
   for (int i = 0; i < count; ++i)
     if (!threads[i].done) return false;

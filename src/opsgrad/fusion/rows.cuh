@@ -210,8 +210,9 @@ struct Divisor {
 DEVICE real fn_divide(real x, const Divisor& y) {
   x *= y.scale;
   const real quotient = x * y.inverse;
-  const real better = fused(fused(-quotient, y.value, x), y.inverse, quotient);
-  return fn_abs(x) >= SMALL && fn_abs(quotient) < infinity() ? better : quotient;
+  const real rest = fused(-quotient, y.value, x);
+  const bool useful = fn_abs(x) >= SMALL && fn_abs(rest) < infinity();
+  return useful ? fused(rest, y.inverse, quotient) : quotient;
 }
 
 #if DOUBLE

@@ -87,7 +87,7 @@ def table_of(task: Task, arrays: Sequence[Any]) -> Geometry | None:
     except ValueError:
         return None
     axis = task.parameters.get("axis", -1)
-    if most < -axis or 0 in table or table[axis] >= 1 << 31:
+    if most < -axis or 0 in table:
         return None
     kinds = []
     for array in arrays:
@@ -96,6 +96,8 @@ def table_of(task: Task, arrays: Sequence[Any]) -> Geometry | None:
             return None
         kinds.append(kind)
     flat = task.elementwise and set(kinds) <= {Kind.TABLE, Kind.NUMBER, None}
+    if not flat and table[axis] >= 1 << 31:
+        return None  # columns have 32 bits
     across = axis != -1 and not flat
     return Geometry(table, axis, tuple(kinds), across, flat)
 

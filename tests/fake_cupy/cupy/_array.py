@@ -172,8 +172,12 @@ MARGIN = 512
 """How many bytes before and after an array must stay as they are."""
 
 
+FILL = 0xFFB5
+"""What memory holds before it is written: NaN that no computation leaves as it is, or -1e307."""
+
+
 def with_margins(host: Any) -> Any:
-    """Copy an array, in its order, to where NaN stands before and after it."""
+    """Copy an array, in its order, to where it has margins."""
     out = _between_margins(host.shape, host.dtype, np.empty_like(host).strides)
     out[...] = host
     return out
@@ -181,26 +185,27 @@ def with_margins(host: Any) -> Any:
 
 def _between_margins(shape: Any, dtype: Any, strides: Any = None) -> Any:
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.full(nbytes + 2 * MARGIN + 512, 0xFF, np.uint8)
+    room = np.full((nbytes + 1) // 2 + MARGIN + 256, FILL, np.uint16)
     start = MARGIN + -(room.ctypes.data + MARGIN) % 512  # aligned as CuPy's memory is
-    return np.ndarray(shape, dtype, room[start:], strides=strides)
+    return np.ndarray(shape, dtype, room, start, strides)
 
 
 def check_margins(one: ndarray) -> None:
-    """Raise if a kernel has written beside an array that has margins."""
-    whole = one._host
-    while whole.base is not None and whole.base.dtype != np.uint8:
-        whole = whole.base
-    if whole.base is None:
+    """Raise if a kernel has written beside an array that has margins; a view has none."""
+    whole, room = one._host, one._host.base
+    if not isinstance(room, np.ndarray) or room.dtype != np.uint16:
         return
-    room = whole.base if whole.base.base is None else whole.base.base
+    if room.nbytes - whole.nbytes > 2 * MARGIN + 514:
+        return
+    words = room.view(np.uint8)
+    still = words == np.full(room.size, FILL, np.uint16).view(np.uint8)
     start = whole.ctypes.data - room.ctypes.data
-    assert (room[:start] == 0xFF).all(), "a kernel has written before an array"
-    assert (room[start + whole.nbytes :] == 0xFF).all(), "a kernel has written behind an array"
+    assert still[:start].all(), "a kernel has written before an array"
+    assert still[start + whole.nbytes :].all(), "a kernel has written behind an array"
 
 
 def empty(shape: Any, dtype: Any = float) -> ndarray:
-    """Return an array full of NaN."""
+    """Return an array that nothing has been written to."""
     shape = shape if isinstance(shape, tuple) else (shape,)
     return ndarray(_between_margins(shape, dtype), cuda.current_device())
 

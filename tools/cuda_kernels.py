@@ -7,7 +7,6 @@ spill, that is a register kept in memory for want of room, is a failure.
 
 import argparse
 import io
-import itertools
 import json
 import math
 import multiprocessing
@@ -47,9 +46,23 @@ SHAPES = {
     "columns, read again": (2, 50_000, 64),
 }
 """The arrays that the kernels are for; of three axes the middle one is the op's."""
-EVERYWHERE = ("float32", "bfloat16")
-"""The data types in which every kernel is compiled; in the others those of some shapes are."""
-ELSEWHERE = ("part of a warp", "warp", "block", "stream", "columns", "map")
+SOME = ("part of a warp", "warp", "block", "stream", "columns", "map")
+KINDS = {
+    "float32": (*SHAPES, *ELEMENTWISE),
+    "bfloat16": (*SHAPES, *ELEMENTWISE),
+    "float16": SOME,
+    "float64": SOME,
+}
+"""What is compiled in each data type, for each chip."""
+ESSENTIAL = {
+    ("float32", 90): (*SHAPES, *ELEMENTWISE),
+    ("bfloat16", 90): ("warp", "block, longest", "cluster", "columns, long", "map"),
+    ("float16", 90): ("block", "map"),
+    ("float64", 90): ("warp", "block, longest", "map"),
+    ("float32", 80): ("warp", "block, longest", "columns", "map"),
+    ("float64", 80): ("warp",),
+}
+"""What every test run compiles: each way to share a row, data type and chip at least once."""
 
 
 class Kernel(NamedTuple):
@@ -170,36 +183,36 @@ class Case(NamedTuple):
     role: str
     dtype: str
     shape: str
+    chip: int
     parameters: tuple[tuple[str, Any], ...]
 
 
-def cases(ops: Sequence[str] = tuple(TABLE)) -> list[Case]:
-    """Return all kernels to be compiled: each op, role, data type and way to share a row once."""
+def cases(ops: Sequence[str] = tuple(TABLE), *, essential: bool = False) -> list[Case]:
+    """Return all kernels to be compiled, or those that every test run compiles."""
+    kinds = {(dtype, chip): shapes for dtype, shapes in KINDS.items() for chip in CHIPS}
     return [
-        Case(name, role, dtype, shape, tuple(TABLE[name].variants[0].items()))
+        Case(name, role, dtype, shape, chip, tuple(TABLE[name].variants[0].items()))
         for name in ops
-        for dtype in SIZES
-        if dtype != "int64"
-        for shape in (SHAPES if TABLE[name].has_axis else ELEMENTWISE)
-        if dtype in EVERYWHERE or shape in ELSEWHERE
+        for (dtype, chip), shapes in (ESSENTIAL if essential else kinds).items()
+        for shape in shapes
+        if shape in (SHAPES if TABLE[name].has_axis else ELEMENTWISE)
         for role, _ in tasks(TABLE[name].op, dict(TABLE[name].variants[0]), dtype, -1)
     ]
 
 
-def compiled(case: Case, chip: int) -> Kernel | None:
+def compiled(case: Case) -> Kernel | None:
     """Compile a kernel, and return what it takes; None where such arrays run the body."""
     shape = {**ELEMENTWISE, **SHAPES}[case.shape]
     axis = -2 if len(shape) == 3 else -1
     row = TABLE[case.op]
     task = dict(tasks(row.op, dict(case.parameters), case.dtype, axis))[case.role]
-    device = NoDevice(chip)
+    device = NoDevice(case.chip)
     call = prepared(task, f"opsgrad_{case.op}_{case.role}", shape, case.dtype, device)
     if call is None:
         return None
     used = call.variant.shape
     return Kernel(
-        *case[:4],
-        chip,
+        *case[:5],
         used.threads,
         used.group,
         used.cluster,
@@ -232,20 +245,17 @@ def assembled(source: Source, chip: int) -> tuple[int, int]:
     return registers, spilled
 
 
-def _compiled(job: tuple[Case, int]) -> Kernel | None:
-    return compiled(*job)
-
-
 def main() -> int:
     """Compile everything; write a table, and say what spills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ops", nargs="*", default=list(TABLE), choices=list(TABLE))
+    parser.add_argument("--essential", action="store_true", help="what every test run compiles")
     parser.add_argument("--output", type=Path, help="a .json file; a .md is written beside it")
     parser.add_argument("--processes", type=int)
     arguments = parser.parse_args()
-    jobs = list(itertools.product(cases(arguments.ops), CHIPS))
+    chosen = cases(arguments.ops, essential=arguments.essential)
     with multiprocessing.Pool(arguments.processes) as pool:
-        kernels = [one for one in pool.map(_compiled, jobs, chunksize=8) if one is not None]
+        kernels = [one for one in pool.map(compiled, chosen, chunksize=8) if one is not None]
     spills = [one for one in kernels if one.spilled]
     for one in spills:
         print(one)

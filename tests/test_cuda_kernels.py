@@ -145,6 +145,60 @@ def test_every_data_type(row: Row, dtype: str, cupy: Any, rng: np.random.Generat
         check(row.op, sample(row, rng, (3, length), dtype=dtype), cupy, **row.variants[-1])
 
 
+def bfloat16(x: Any) -> Any:
+    """Return the bits of float32 numbers rounded to bfloat16, to nearest, ties to even."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def wide(bits: Any) -> Any:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def relumax_vjp(xp: Any, x: Any, g: Any, *, axis: int) -> Any:
+    return og.relumax.rule("vjp").function(xp, x, g, b=1.0, axis=axis)
+
+
+def softmax_and_sum(xp: Any, x: Any, g: Any, *, axis: int) -> Any:
+    y = og.softmax.body(xp, x, axis=axis)
+    return y * g + xp.sum(g, axis=axis, keepdims=True)
+
+
+def product(xp: Any, x: Any, g: Any, *, axis: int) -> Any:
+    return og.sigmoid.body(xp, x) * g
+
+
+@pytest.mark.parametrize("shape", [(4, 37), (3, 96), (2, 3000), (2, 40, 6)])
+@pytest.mark.parametrize("body", [relumax_vjp, softmax_and_sum, product])
+def test_bfloat16(
+    body: Any,
+    shape: tuple[int, ...],
+    cupy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    """NumPy has no bfloat16: the stand-in holds its bits. Results are those of float32, rounded."""
+
+    class Stored(cupy.ndarray):  # type: ignore[misc, name-defined]
+        dtype = "bfloat16"
+
+    def empty(shape: tuple[int, ...], dtype: str) -> Any:
+        assert dtype == "bfloat16"
+        return Stored(cupy.empty(shape, np.uint16)._host, 0)
+
+    launcher = _gpu._launcher(0)
+    monkeypatch.setattr(launcher, "empty", empty)
+    parameters = {"axis": 1 - len(shape)}
+    given = [bfloat16(rng.standard_normal(shape).astype(np.float32)) for _ in range(2)]
+    task = Task(body, ("x", "g"), parameters, np.dtype("f4"), body is product, frozenset())
+    fused = cuda.Fused(task, "kernel", None)
+    got = fused(launcher, [Stored(cupy.array(one)._host, 0) for one in given], "bfloat16")
+    expected = bfloat16(body(np, *map(wide, given), **parameters)).astype(np.int64)
+    away = got.get().astype(np.int64) - expected
+    assert np.abs(away).max() <= 1  # where the float32 lies between two
+    assert (away == 0).mean() > 0.99
+
+
 LENGTHS = (1, 2, 3, 4, 31, 32, 33, 63, 64, 65, 1023, 1024, 1025, 2048, 2052, 4096, 4097, 16384)
 
 

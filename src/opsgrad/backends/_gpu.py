@@ -138,7 +138,9 @@ class CupyLauncher:
         ).digest()
         code = store.read(key)
         if code is None:
-            code, _ = compiler.compile_using_nvrtc(source.code, OPTIONS)
+            made, _ = compiler.compile_using_nvrtc(source.code, OPTIONS)
+            # Text for chips that are newer than the compiler: the driver does the rest.
+            code = made if isinstance(made, bytes) else made.encode()
             store.write(key, code)
         module = self.cupy.cuda.function.Module()
         module.load(code)

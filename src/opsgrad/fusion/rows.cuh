@@ -332,6 +332,7 @@ DEVICE void to_all_blocks(real* room, real value) {
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
 #endif
   }
+  __syncwarp();  // the barrier of the cluster is one that whole warps come to together
 }
 template <class R> DEVICE void of_all_blocks(const real* room, R& r) {
   r.total = room[0];

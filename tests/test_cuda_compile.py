@@ -40,6 +40,18 @@ def test_no_kernel_spills(op: str) -> None:
         assert {one.group for one in kernels} >= {8, 16, 32}
 
 
+@pytest.mark.parametrize("op", [name for name in TABLE if len(TABLE[name].variants) > 1])
+def test_no_kernel_of_other_parameters_spills(op: str) -> None:
+    row = TABLE[op]
+    shape = "warp" if row.has_axis else "map"
+    for params in row.variants[1:]:
+        for role, _ in cuda_kernels.tasks(row.op, dict(params), "float32", -1):
+            case = cuda_kernels.Case(op, role, "float32", shape, 90, tuple(params.items()))
+            kernel = compiled(case)
+            assert kernel is not None
+            assert kernel.spilled == 0
+
+
 @pytest.mark.parametrize("shape", [Shape("rows", 1024, 1024, 1, 4, 64), None])
 def test_a_spill_is_noticed(shape: Shape | None) -> None:
     task = Task(og.softmax.body, ("x",), {"axis": -1}, np.dtype("f4"), False, frozenset())

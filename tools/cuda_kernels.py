@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -265,7 +266,12 @@ def main() -> int:
         rows = [one._asdict() for one in kernels]
         lines = ",\n".join(json.dumps(row) for row in rows)
         arguments.output.write_text(f"[\n{lines}\n]\n")
-        arguments.output.with_suffix(".md").write_text(table(kernels))
+        which = "those of every test run" if arguments.essential else "all"
+        head = (
+            f"Registers a thread, for the kernels that `make cuda-kernels` compiles ({which}), by "
+            f"NVRTC {version('nvidia-cuda-nvrtc')}.\n\n"
+        )
+        arguments.output.with_suffix(".md").write_text(head + table(kernels))
     return 1 if spills else 0
 
 

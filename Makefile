@@ -8,10 +8,10 @@ STAMPS := $(VENV)/stamps
 ARGUMENTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench accuracy mutation clean
+.PHONY: help demo test lint docs bench accuracy mutation cuda-kernels clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # One stamp for each extra: installed again when pyproject.toml changes.
 $(STAMPS)/%: pyproject.toml
@@ -45,6 +45,10 @@ accuracy: $(STAMPS)/test $(STAMPS)/bench  ## measure errors in ULP beside the pe
 
 mutation: $(STAMPS)/test  ## plant mistakes in the ops, and count those that the suite catches
 	$(BIN)/python tools/mutation.py $(ARGUMENTS)
+
+cuda-kernels: $(STAMPS)/test $(STAMPS)/cuda-check  ## compile all CUDA kernels, without a GPU, and count registers
+	PYTHONPATH=. $(BIN)/python tools/cuda_kernels.py \
+		--output benchmarks/results/cuda_kernels.json $(ARGUMENTS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png \

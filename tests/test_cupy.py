@@ -6,53 +6,21 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import array_api_compat
 import numpy as np
 import pytest
+from conftest import FAKE
 
 import opsgrad as og
-from opsgrad.backends.cupy import CupyBackend, _namespace
+from opsgrad.backends.cupy import CupyBackend
 from opsgrad.conformance import Row
 from opsgrad.conformance.checks import direction, sample
 
 backends = sys.modules["opsgrad.backends"]  # opsgrad.backends is the function
 INSTALLED = importlib.util.find_spec("cupy") is not None
-FAKE = Path(__file__).parent / "fake_cupy"
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "on-a-gpu.md"
-
-
-@pytest.fixture(scope="module")
-def cupy() -> Iterator[Any]:
-    """Return the stand-in, which has CuPy's name for the tests of this file."""
-
-    def modules() -> list[str]:
-        return [name for name in sys.modules if "cupy" in name.split(".")[:2]]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in modules():
-            patch.delitem(sys.modules, name)
-        patch.delattr(array_api_compat, "cupy", raising=False)
-        patch.syspath_prepend(FAKE)
-        patch.setattr(backends, "_loaded", dict(backends._loaded))
-        patch.setattr(backends, "_by_type", {})
-        backends._loaded.pop("cupy", None)
-        _namespace.cache_clear()
-        yield importlib.import_module("cupy")
-        for name in modules():
-            del sys.modules[name]
-        if hasattr(array_api_compat, "cupy"):
-            del array_api_compat.cupy
-    _namespace.cache_clear()
-
-
-@pytest.fixture
-def history(cupy: Any) -> Any:
-    cupy.history.clear()
-    return cupy.history
 
 
 # -- why it cannot run -----------------------------------------------------------------------------

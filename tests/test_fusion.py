@@ -17,6 +17,7 @@ from opsgrad.backends import _engine
 from opsgrad.conformance import TABLE, Row
 from opsgrad.fusion import cpu, threads
 from opsgrad.fusion.program import SHORT, schedule, with_picks
+from opsgrad.fusion.tables import Task
 from opsgrad.fusion.trace import Input, Kind, UntraceableError, trace
 
 FLOAT = np.dtype(np.float32)
@@ -185,7 +186,7 @@ def test_elementwise_ops_of_any_size(size: int) -> None:
 def run(function: Callable[..., Any], *arrays: Any, labels: frozenset[str] = frozenset()) -> Any:
     """Run a function of arrays called a, b, … through the engine."""
     names = tuple("abcdef"[: len(arrays)])
-    task = cpu.Task(function, names, {"axis": -1}, arrays[0].dtype, False, labels)
+    task = Task(function, names, {"axis": -1}, arrays[0].dtype, False, labels)
 
     out = cpu.Fused(task, 0)(*arrays)
     assert out is not None, "the engine did not take it"
@@ -201,7 +202,7 @@ def test_no_entry_beside_the_row_is_touched(dtype: str, length: int, rows: int) 
         return xp.exp(x) / xp.sum(xp.exp(x), axis=axis, keepdims=True), xp.max(x, axis=axis)
 
     x = np.random.default_rng(0).standard_normal((rows, length)).astype(dtype)
-    calls = cpu.Fused(cpu.Task(body, ("a", "b"), {"axis": -1}, x.dtype, False, frozenset()), 0)
+    calls = cpu.Fused(Task(body, ("a", "b"), {"axis": -1}, x.dtype, False, frozenset()), 0)
     calls(x, x)
     (call,) = calls._calls.values()
     assert call is not None
@@ -289,7 +290,7 @@ def test_division_by_a_number_of_the_row(dtype: str, length: int, axis: int) -> 
     x[:, : len(DIVIDENDS)] = DIVIDENDS
     x[:, -5:] = divisors[:, None] * np.arange(5, dtype=dtype)
     table = x if axis == -1 else np.ascontiguousarray(x.T)
-    task = cpu.Task(
+    task = Task(
         _divided, ("a", "b"), {"axis": axis - table.ndim * (axis == 0)}, x.dtype, False, frozenset()
     )
     out = cpu.Fused(task, 0)(table, divisors)

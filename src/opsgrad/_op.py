@@ -148,7 +148,7 @@ class Op(Differentiable, Generic[P]):
         if plan.may_record and plan.backend.records(placed):
             value = plan.backend.recorded(self._autodiff(plan), placed)
         else:
-            value, _ = plan.value(self._body, placed)
+            value, _ = plan.value(self._body, placed, rounded=True)
         return plan.finish(value, plan.result, placed)
 
     def linearize(
@@ -231,7 +231,9 @@ class Op(Differentiable, Generic[P]):
             if any("kept" in rule.keeps for rule in rules.values()):
                 _, residual = plan.value(self._body, placed)
         else:
-            value, residual = plan.value(self._body, placed)
+            # What a rule keeps of the result has all the digits that were computed.
+            rounded = not any({"y", "kept"} & set(rule.keeps) for rule in rules.values())
+            value, residual = plan.value(self._body, placed, rounded=rounded)
         available = dict(zip(self.array_names, placed, strict=True)) | {
             "y": value,
             "kept": residual,

@@ -37,6 +37,8 @@ from opsgrad.backends import asked_for, backend_in_force
 from opsgrad.backends.protocol import Backend, Kernel, Work, frozen, nothing
 
 Arrays = tuple[Array | None, ...]
+Narrow = Callable[[tuple[Any, ...], DType], Any]
+"""A kernel that takes arrays in half precision as they are, and the data type of its results."""
 
 
 class Rule(NamedTuple):
@@ -106,6 +108,8 @@ class Plan:
         self.slopes = [n for n, one in enumerate(every) if one.argument.differentiable]
         self._taken_in: Any = None
         self._ready: dict[str, Callable[..., Any]] = {}
+        # Those that take arrays in half precision as they are.
+        self._narrows: dict[str, Narrow | None] = {}
         # Those that return value and gradients together, by the arrays to differentiate by.
         self._joint: dict[tuple[int, ...], Callable[..., Any]] = {}
 
@@ -116,12 +120,30 @@ class Plan:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def value(self, body: Rule, arrays: Arrays) -> tuple[Array, Any]:
-        """Run the body; return its value in the computing data type, and its residual if any."""
-        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
-        # As `_run` has it, written out: every call comes through here.
-        out = (self._ready.get("value") or self._prepare(body))(*wide)
+    def value(self, body: Rule, arrays: Arrays, *, rounded: bool = False) -> tuple[Array, Any]:
+        """Run the body; return its value, and its residual if any.
+
+        They have the data type that the body computes in, or, if they may be `rounded`, perhaps
+        that of the result.
+        """
+        narrow = None if self.exact else self._narrow(body)
+        if narrow is not None:
+            stored = tuple(map(self._stored, self.every, arrays))
+            out = narrow(stored, self.result if rounded else self.compute)
+        else:
+            wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
+            # As `_run` has it, written out: every call comes through here.
+            out = (self._ready.get("value") or self._prepare(body))(*wide)
         return out if isinstance(out, tuple) else (out, None)
+
+    def _narrow(self, rule: Rule) -> Narrow | None:
+        """Return a kernel that takes arrays in half precision as they are, if they are in it."""
+        if self.result == self.compute:
+            return None
+        if rule.role not in self._narrows:
+            kernel = self.kernel(rule)
+            self._narrows[rule.role] = kernel.narrow if isinstance(kernel, Kernel) else None
+        return self._narrows[rule.role]
 
     def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
         return (self._ready.get(rule.role) or self._prepare(rule))(*arrays)
@@ -198,7 +220,7 @@ class Plan:
         """Apply the VJP rule to the one cotangent, of `shape`: a gradient for each array given."""
         if len(values) != 1:
             raise ArgumentError(f"{self.op}: a pullback takes one cotangent, got {len(values)}")
-        cotangent = self._cotangent(values[0], shape)
+        cotangent = self._cotangent(rule, values[0], shape)
         out = self._run_rule(rule, kept, (self._per_example(cotangent, rule, kept),))
         gradients = out if isinstance(out, tuple) else (out,)
         if len(gradients) != len(self.slopes):
@@ -216,7 +238,7 @@ class Plan:
                 others.append(pulled[number])
         return tuple(pulled)
 
-    def _cotangent(self, value: Any, shape: Shape) -> Array | None:
+    def _cotangent(self, rule: Rule, value: Any, shape: Shape) -> Array | None:
         """Check and take in a cotangent, at once if it is like the last one that came in as it is.
 
         The checks take 3 µs, as long as a small kernel.
@@ -227,7 +249,8 @@ class Plan:
                 return value
         except AttributeError:
             form = None
-        cotangent = self._bring(self._direction(value, "the cotangent", "the result", shape))
+        source = self._direction(value, "the cotangent", "the result", shape)
+        cotangent = self._bring(source, self._takes(rule))
         if cotangent is value:
             self._taken_in = form
         return cotangent
@@ -305,7 +328,16 @@ class Plan:
                 return self.backend.cast(array, dtype)
         return array
 
+    def _takes(self, rule: Rule) -> tuple[DType, ...]:
+        """Return the data types in which a rule takes cotangents and tangents."""
+        if self.parameters.get("reduction", "none") == "none" and self._narrow(rule):
+            return self.compute, self.result
+        return (self.compute,)
+
     def _run_rule(self, rule: Rule, kept: Sequence[Any], directions: Arrays) -> Any:
+        narrow = None if self.exact else self._narrow(rule)
+        if narrow is not None:
+            return self._run_narrow(narrow, rule, kept, directions)
         if not self.exact:
             arguments = {one.argument.name: one for one in self.every}
             kept = [
@@ -313,6 +345,19 @@ class Plan:
                 for name, array in zip(rule.keeps, kept, strict=True)
             ]
         return self._run(rule, (*kept, *directions))
+
+    def _run_narrow(
+        self, narrow: Narrow, rule: Rule, kept: Sequence[Any], directions: Arrays
+    ) -> Any:
+        arguments = {one.argument.name: one for one in self.every}
+        stored = [
+            self._stored(arguments[name], array) if name in arguments else array
+            for name, array in zip(rule.keeps, kept, strict=True)
+        ]
+        alike = all(one.dtype in (None, self.result) for one in self.every if one.differentiable)
+        reduced = rule.role == "jvp" and self.parameters.get("reduction", "none") != "none"
+        rounded = alike and not reduced
+        return narrow((*stored, *directions), self.result if rounded else self.compute)
 
     def _per_example(self, cotangent: Array, rule: Rule, kept: Sequence[Any]) -> Array:
         """Spread the cotangent of a reduced loss: rules are stated for one value per example."""
@@ -356,6 +401,10 @@ class Plan:
     def _computed(self, one: Input) -> DType:
         # Labels: PyTorch's unsigned integers cannot be compared with anything.
         return self.compute if one.argument.differentiable else self.labels
+
+    def _stored(self, one: Input, array: Array | None) -> Array | None:
+        """Return an argument as a kernel takes it that widens what it loads."""
+        return array if one.differentiable else self._widen(one, array)
 
     def _cast(self, array: Array, dtype: DType) -> Array:
         return array if array.dtype == dtype else self.backend.cast(array, dtype)
@@ -414,12 +463,14 @@ class Plan:
             )
         return source
 
-    def _bring(self, source: Source) -> Array | None:
-        """Take in a cotangent or tangent that has been checked."""
+    def _bring(self, source: Source, takes: tuple[DType, ...] = ()) -> Array | None:
+        """Take in a cotangent or tangent that has been checked; of `takes`, as it is."""
         if source.weak or source.backend is not self.backend:
             host = source.backend.to_numpy(source.array)
             return self.backend.asarray(host, dtype=self.compute, device=self.device)
-        return self._cast(source.array, self.compute)
+        return (
+            source.array if source.array.dtype in takes else self._cast(source.array, self.compute)
+        )
 
     def _check_strong(self, source: Source) -> None:
         if source.backend.kind(source.array.dtype) != "floating":

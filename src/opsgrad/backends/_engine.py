@@ -78,10 +78,10 @@ class Offered:
     @functools.cached_property
     def task(self) -> Any:
         """What is to be compiled."""
-        from opsgrad.fusion import cpu
+        from opsgrad.fusion import tables
 
         work = self.work
-        return cpu.Task(
+        return tables.Task(
             function=work.function,
             names=work.names,
             parameters=work.parameters,
@@ -92,20 +92,20 @@ class Offered:
         )
 
     def _fused(self) -> Any:
-        from opsgrad.fusion import cpu
+        from opsgrad.fusion import cpu, tables
 
         if len(_known) >= MOST_KNOWN:
             _known.clear()
         alike = sum(key[0] is self.work.function for key in _known)
-        if alike >= MOST_PARAMETERS or cpu.why_not(self.task):
+        if alike >= MOST_PARAMETERS or tables.why_not(self.task, sums_over_rows=True):
             return _known.setdefault(self.key, nothing)
         return _known.setdefault(self.key, cpu.Fused(self.task, FROM))
 
     def words(self, otherwise: str = "below") -> str:
         """Say what runs; `otherwise` says when it is not the compiled loop."""
-        from opsgrad.fusion import cpu
+        from opsgrad.fusion import tables
 
-        reason = cpu.why_not(self.task)
+        reason = tables.why_not(self.task, sums_over_rows=True)
         apart = "value, then vjp" if self.work.role == JOINT else "as it is written"
         if reason is not None:
             return f"{apart}, because no kernel can be made of it: {reason}"

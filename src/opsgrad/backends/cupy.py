@@ -12,7 +12,8 @@ from typing import Any, cast
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends.protocol import Backend, Capabilities, quiet
+from opsgrad.backends import _gpu
+from opsgrad.backends.protocol import Backend, Capabilities, Kernel, Work, quiet
 
 _INSUFFICIENT_DRIVER, _NO_DEVICE = 35, 100
 """cudaErrorInsufficientDriver, of a missing driver too; cudaErrorNoDevice."""
@@ -197,3 +198,9 @@ class CupyBackend(Backend):
         first: Any = next(array for array in arrays if hasattr(array, "device"))
         with first.device:
             return function(self.namespace, *arrays, **parameters)
+
+    def kernel(self, work: Work) -> Kernel | str:
+        def fallback(*arrays: Array | None) -> Any:
+            return self.run(work.function, arrays, work.parameters)
+
+        return _gpu.offer(work, fallback)

@@ -156,6 +156,9 @@ class Kernel(NamedTuple):
     """
     words: str | Callable[[], str]
     """What it is, in a few words for `which_backend`, or what tells when asked."""
+    narrow: Callable[[tuple[Any, ...], DType], Any] | None = None
+    """The same on arrays that are stored in less precision than is computed in: takes all of them,
+    and the data type of the results. None: they are widened before, and results rounded after."""
 
 
 class Autodiff(NamedTuple):

@@ -2,14 +2,12 @@
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from opsgrad._arrays import without_axis
 from opsgrad.fusion import threads
-from opsgrad.fusion.graph import OVER_ROWS
 from opsgrad.fusion.program import (
     SHORT,
     TOGETHER,
@@ -20,10 +18,10 @@ from opsgrad.fusion.program import (
     schedule,
     with_picks,
 )
-from opsgrad.fusion.trace import INTEGER, Input, Kind, Trace, UntraceableError, trace
+from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
+from opsgrad.fusion.trace import Kind, Trace, UntraceableError
 
 Array = np.ndarray[Any, Any]
-Shape = tuple[int, ...]
 
 SCRATCH = 1 << 20
 """The most bytes of scratch memory that a thread may have; beyond, things are computed again."""
@@ -34,69 +32,6 @@ GRAIN = 1 << 13
 DIRECT = 1 << 14
 """Below so many entries a call goes straight to the kernel: its time is all overhead."""
 MOST_CALLS = 256
-
-
-class Task(NamedTuple):
-    """A body or rule for the engine."""
-
-    function: Callable[..., Any]
-    names: tuple[str, ...]
-    parameters: Mapping[str, Any]
-    dtype: np.dtype[Any]
-    elementwise: bool
-    labels: frozenset[str]
-    """Which of the arrays hold integers."""
-    numbers: frozenset[str] = frozenset()
-    """Which of them have no axes, and hold one number for all the rows."""
-
-
-def why_not(task: Task) -> str | None:
-    """Say why a task cannot be fused, as a clause, or None if it can."""
-    reasons = []
-    # A cotangent, or y, is a table, or has one number for each row: whichever can be traced.
-    for kind in (Kind.TABLE, Kind.ROW):
-        inputs = [_expected(task, name, kind) for name in task.names]
-        try:
-            _trace(task, inputs)
-        except UntraceableError as error:
-            reasons.append(str(error))
-        else:
-            return None
-    return reasons[0]
-
-
-def _expected(task: Task, name: str, of_result: Kind) -> Input:
-    if name in task.labels:
-        return Input(Kind.ROW, INTEGER)
-    if name in task.numbers:
-        return Input(Kind.NUMBER, task.dtype)
-    return Input(of_result if name in ("y", "cotangent") else Kind.TABLE, task.dtype)
-
-
-def _trace(task: Task, inputs: Sequence[Input | None]) -> Trace:
-    parameters = dict(task.parameters)
-    if "axis" in parameters:
-        parameters["axis"] = -1
-    if "reduction" in parameters:
-        parameters["reduction"] = "none"
-    traced = trace(task.function, inputs, parameters, task.dtype)
-    for number, kind in zip(traced.outputs, traced.kinds, strict=True):
-        summed = traced.graph.nodes[number].kind == OVER_ROWS
-        if kind in (Kind.COLUMN, Kind.NUMBER) and not summed:
-            raise UntraceableError("it gives the same result for every row")
-    return traced
-
-
-class Geometry(NamedTuple):
-    """How arrays of given shapes and strides are taken as a table."""
-
-    table: Shape
-    axis: int
-    kinds: tuple[Kind | None, ...]
-    across: bool
-    """Whether vectors run across rows: the axis is not the last, and rows are neighbours."""
-    flat: bool
-    """Whether rows mean nothing, and the table is cut into pieces."""
 
 
 class Fused:
@@ -118,7 +53,7 @@ class Fused:
         return None if call is None else call(arrays)
 
     def _prepare(self, key: Any, arrays: tuple[Array | None, ...]) -> "_Call | None":
-        geometry = self._geometry(arrays)
+        geometry = table_of(self.task, arrays)
         call = None
         if geometry is not None:
             entries = math.prod(geometry.table)
@@ -138,50 +73,6 @@ class Fused:
             self._calls.clear()
         self._calls[key] = call
         return call
-
-    def _geometry(self, arrays: Sequence[Array | None]) -> Geometry | None:
-        """Return how a kernel takes the arrays, or None if it does not."""
-        names = self.task.names
-        shapes = [
-            a.shape
-            for name, a in zip(names, arrays, strict=True)
-            if a is not None and name not in self.task.numbers
-        ]
-        most = max(map(len, shapes))
-        try:
-            table = np.broadcast_shapes(*[s for s in shapes if len(s) == most])
-        except ValueError:
-            return None
-        axis = self.task.parameters.get("axis", -1)
-        if most < -axis or 0 in table or table[axis] >= 1 << 31:
-            return None
-        kinds = []
-        for name, array in zip(names, arrays, strict=True):
-            if name in self.task.numbers:
-                kind: Kind | None = Kind.NUMBER
-            else:
-                kind = None if array is None else self._kind(array, table, axis)
-            if kind is None and array is not None:
-                return None
-            kinds.append(kind)
-        flat = self.task.elementwise and set(kinds) <= {Kind.TABLE, Kind.NUMBER, None}
-        across = axis != -1 and not flat
-        return Geometry(table, axis, tuple(kinds), across, flat)
-
-    def _kind(self, array: Array, table: Shape, axis: int) -> Kind | None:
-        shape = array.shape
-        if array.size > 1 and not any(array.strides):
-            return Kind.NUMBER  # one number, broadcast
-        if shape == table:
-            return Kind.TABLE
-        if self.task.elementwise:
-            if array.size == 1:
-                return Kind.NUMBER
-            return Kind.COLUMN if shape == table[-1:] else None
-        if shape == without_axis(table, axis):
-            return Kind.ROW
-        place = len(table) + axis
-        return Kind.ROW_KEPT if shape == (*table[:place], 1, *table[place + 1 :]) else None
 
     def _call(self, geometry: Geometry, contiguous: bool, *, sums_up: bool) -> "_Call | None":
         length = PIECE if geometry.flat else geometry.table[geometry.axis]
@@ -206,13 +97,8 @@ class Fused:
     def _compile(self, geometry: Geometry, roomy: bool) -> tuple[Program, Any, Trace]:
         from opsgrad.fusion import compiler
 
-        inputs = [
-            None
-            if kind is None
-            else Input(kind, INTEGER if name in self.task.labels else self.task.dtype)
-            for name, kind in zip(self.task.names, geometry.kinds, strict=True)
-        ]
-        traced = _trace(self.task, inputs)
+        inputs = inputs_of(self.task, geometry.kinds)
+        traced = trace_of(self.task, inputs, sums_over_rows=True)
         reduces = self.task.parameters.get("reduction", "none") != "none"
         summed = in_parts(traced.summed() if reduces else traced)
         # Across rows, to pick would be to gather.
@@ -263,9 +149,7 @@ class _Call:
         self.address, self.entry = kernel
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis
-        place = len(table) + axis
-        kept = (*table[:place], 1, *table[place + 1 :])
-        shapes = {Kind.TABLE: table, Kind.ROW: without_axis(table, axis), Kind.ROW_KEPT: kept}
+        shapes = shapes_of(geometry)
         self.reduction = task.parameters.get("reduction", "none")
         self.values = float(math.prod(shapes[traced.kinds[0]]))
         self.kinds = (*geometry.kinds, *program.kinds)
@@ -277,7 +161,7 @@ class _Call:
             self.outer = 1
         else:
             self.length, self.rest = table[axis], 0
-            self.outer = math.prod(table[:place]) if geometry.across else 1
+            self.outer = math.prod(table[: len(table) + axis]) if geometry.across else 1
             self.rows = entries // self.length // self.outer
         if geometry.flat:
             shapes[Kind.ROW] = (self.rows + (self.rest > 0),)
@@ -371,7 +255,7 @@ class _Call:
             outputs[0] = total if self.reduction == "sum" else total / self.values
         for number in self.over_rows:
             outputs[number] = _sum_of_rows(outputs[number])
-        return outputs[0] if self.single else _nested(self.structure, outputs)
+        return outputs[0] if self.single else nested(self.structure, outputs)
 
 
 @np.errstate(all="ignore")
@@ -393,9 +277,3 @@ def _contiguous(array: Array, kind: Kind | None) -> Array:
     if kind is Kind.NUMBER or (array.flags.c_contiguous and array.flags.aligned):
         return array
     return np.array(array, order="C")
-
-
-def _nested(structure: Any, outputs: list[Array]) -> Any:
-    if isinstance(structure, tuple):
-        return tuple(_nested(one, outputs) for one in structure)
-    return None if structure is None else outputs[structure]

@@ -114,9 +114,12 @@ def _only_place(graph: Graph, condition: int) -> Iterator[int]:
                 yield place
 
 
-def schedule(trace: Trace, *, scratch: bool = True) -> Program:
-    """Cut a trace into phases; without scratch memory, some things are computed again."""
-    again: set[int] = set()
+def schedule(trace: Trace, *, scratch: bool = True, keep: bool = True) -> Program:
+    """Cut a trace into phases.
+
+    Without scratch memory some things are computed again, and everything if nothing is to be kept.
+    """
+    again: set[int] = set() if keep else set(range(len(trace.graph.nodes)))
     while True:
         program = _schedule(trace, again)
         in_scratch = {node for node, place in program.places.items() if not place.output}

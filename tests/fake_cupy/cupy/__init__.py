@@ -22,6 +22,8 @@ from cupy import fft as fft  # noqa: E402
 from cupy import linalg as linalg  # noqa: E402
 from cupy._array import array as array  # noqa: E402
 from cupy._array import asarray as asarray  # noqa: E402
+from cupy._array import ascontiguousarray as ascontiguousarray  # noqa: E402
+from cupy._array import empty as empty  # noqa: E402
 from cupy._array import may_share_memory as may_share_memory  # noqa: E402
 from cupy._array import ndarray as ndarray  # noqa: E402
 from cupy._history import history as history  # noqa: E402

@@ -1,8 +1,10 @@
 """The array, and how functions of NumPy run on it."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,9 @@ class ndarray:  # noqa: N801
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
     strides = property(lambda self: self._host.strides)
+    nbytes = property(lambda self: self._host.nbytes)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous))
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: launch("transpose", np.transpose, self))
 
     @property
@@ -160,7 +165,55 @@ def array(value: Any, dtype: Any = None, copy: bool = True, order: str = "K") ->
     if host.dtype.kind not in "biufc" or not host.dtype.isnative:
         raise ValueError(f"Unsupported dtype {host.dtype}")
     history.uploads.append((cuda.current_device(), cuda.get_current_stream().name))
-    return ndarray(host, cuda.current_device())
+    return ndarray(with_margins(host), cuda.current_device())
+
+
+MARGIN = 512
+"""How many bytes before and after an array must stay as they are."""
+
+
+FILL = 0xFFB5
+"""What memory holds before it is written: NaN that no computation leaves as it is, or -1e307."""
+
+
+def with_margins(host: Any) -> Any:
+    """Copy an array, in its order, to where it has margins."""
+    out = _between_margins(host.shape, host.dtype, np.empty_like(host).strides)
+    out[...] = host
+    return out
+
+
+def _between_margins(shape: Any, dtype: Any, strides: Any = None) -> Any:
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.full((nbytes + 1) // 2 + MARGIN + 256, FILL, np.uint16)
+    start = MARGIN + -(room.ctypes.data + MARGIN) % 512  # aligned as CuPy's memory is
+    return np.ndarray(shape, dtype, room, start, strides)
+
+
+def check_margins(one: ndarray) -> None:
+    """Raise if a kernel has written beside an array that has margins; a view has none."""
+    whole, room = one._host, one._host.base
+    if not isinstance(room, np.ndarray) or room.dtype != np.uint16:
+        return
+    if room.nbytes - whole.nbytes > 2 * MARGIN + 514:
+        return
+    words = room.view(np.uint8)
+    still = words == np.full(room.size, FILL, np.uint16).view(np.uint8)
+    start = whole.ctypes.data - room.ctypes.data
+    assert still[:start].all(), "a kernel has written before an array"
+    assert still[start + whole.nbytes :].all(), "a kernel has written behind an array"
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """Return an array that nothing has been written to."""
+    shape = shape if isinstance(shape, tuple) else (shape,)
+    return ndarray(_between_margins(shape, dtype), cuda.current_device())
+
+
+def ascontiguousarray(a: ndarray) -> ndarray:
+    """Return an array in C order; on the current device, as every kernel."""
+    out = launch("ascontiguousarray", lambda host: np.array(host, order="C"), a)
+    return ndarray(with_margins(out._host), out._device)
 
 
 def asarray(value: Any, dtype: Any = None, order: str = "K") -> ndarray:

@@ -21,6 +21,8 @@ class Device:
         self.id = current_device() if number is None else getattr(number, "id", number)
         self._before: list[int] = []
 
+    compute_capability = "80"
+
     def use(self) -> None:
         _now.device = self.id
 
@@ -77,4 +79,7 @@ def get_current_stream() -> Stream:
     return _streams().get(current_device()) or Stream("null")
 
 
+from cupy.cuda import compiler as compiler  # noqa: E402
 from cupy.cuda import device  # noqa: E402, F401
+from cupy.cuda import driver as driver  # noqa: E402
+from cupy.cuda import function as function  # noqa: E402

@@ -1,0 +1,160 @@
+"""How backends use the CUDA engine, and what CuPy does for it."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from opsgrad._arrays import reduced
+from opsgrad._signature import Role
+from opsgrad._typing import Array
+from opsgrad.backends.protocol import Kernel, Work, frozen
+
+MOST_PARAMETERS = 16
+"""So many parameter sets of a body or rule are compiled; see the CPU engine."""
+MOST_KNOWN = 4096
+
+_known: dict[Any, Any] = {}
+"""The compiled bodies and rules, by what they compute."""
+
+
+def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
+    """Return a kernel for a body or rule, or say why there is none."""
+    if not work.rowwise or work.role not in ("value", "vjp", "jvp"):
+        return "kernels are for what runs row by row"
+    dtype = np.dtype(work.dtype)
+    if dtype not in (np.float32, np.float64):
+        return f"kernels compute in float32 and float64, not in {dtype}"
+    from opsgrad.fusion import tables
+
+    task = tables.Task(
+        function=work.function,
+        names=work.names,
+        parameters=work.parameters,
+        dtype=dtype,
+        elementwise=work.elementwise,
+        labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
+    )
+    reason = tables.why_not(task)
+    if reason is not None:
+        return f"no kernel can be made of it: {reason}"
+    try:
+        key = (work.function, frozen(work.parameters), task.dtype, work.names)
+        fused = _fused(key, work, task, fallback)
+    except TypeError:
+        return "a parameter cannot be hashed"
+    if fused is None:
+        return f"it has been compiled for {MOST_PARAMETERS} sets of parameters already"
+    return Kernel(fused, "a CUDA kernel", fused.narrow)
+
+
+def _fused(key: Any, work: Work, task: Any, fallback: Callable[..., Any]) -> Any:
+    if key not in _known:
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        if sum(other[0] is work.function for other in _known) >= MOST_PARAMETERS:
+            return None
+        from opsgrad.fusion import cuda
+
+        name = f"{work.op}_{work.role}" if work.op.isidentifier() else "kernel"
+
+        def body(*arrays: Any) -> Any:
+            wide = [_widened(name, a, task) for name, a in zip(work.names, arrays, strict=True)]
+            return fallback(*wide)
+
+        _known[key] = _OnCupy(cuda.Fused(task, f"opsgrad_{name}", body))
+    return _known[key]
+
+
+def _widened(name: str, array: Any, task: Any) -> Any:
+    if array is None or name in task.labels or array.dtype == task.dtype:
+        return array
+    return array.astype(task.dtype)
+
+
+class _OnCupy:
+    """A compiled body or rule as a function of CuPy's arrays."""
+
+    def __init__(self, fused: Any) -> None:
+        self.fused = fused
+
+        self.dtype = fused.task.dtype.name
+
+    def __call__(self, *arrays: Array | None) -> Any:
+        """Run it on arrays in the data type that it computes in."""
+        return self.narrow(arrays, self.dtype)
+
+    def narrow(self, arrays: tuple[Any, ...], dtype: Any) -> Any:
+        """Run it on arrays in any floating-point types; results are stored as `dtype`."""
+        first: Any = next(array for array in arrays if array is not None)
+        device = first.device
+        with device:
+            return self.fused(_launcher(device.id), arrays, np.dtype(dtype).name)
+
+
+@functools.cache
+def _launcher(device: int) -> "CupyLauncher":
+    import cupy
+
+    return CupyLauncher(cupy.cuda.Device(device))
+
+
+class CupyLauncher:
+    """What CuPy does for the CUDA engine on one device, which is current when it is called."""
+
+    def __init__(self, device: Any) -> None:
+        import cupy
+
+        self.cupy = cupy
+        self.capability = int(device.compute_capability)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return a new array in C order."""
+        return self.cupy.empty(shape, dtype)
+
+    def contiguous(self, array: Array) -> Array:
+        """Return an array in C order with the same entries."""
+        return self.cupy.ascontiguousarray(array)
+
+    def address(self, array: Any) -> int:
+        """Return where an array begins."""
+        return int(array.data.ptr)
+
+    def compiled(self, source: Any) -> Callable[..., Any]:
+        """Return what starts a kernel.
+
+        Not RawKernel: CuPy puts -ftz=true behind its options, and the last one counts.
+        """
+        from opsgrad.fusion.cuda import OPTIONS
+        from opsgrad.fusion.store import Store, chosen_directory
+
+        store = Store(chosen_directory())
+        version = self.cupy.cuda.runtime.runtimeGetVersion()
+        compiler = self.cupy.cuda.compiler
+        key = hashlib.sha256(
+            repr((self.cupy.__version__, version, self.capability, OPTIONS, source)).encode()
+        ).digest()
+        code = store.read(key)
+        if code is None:
+            made, _ = compiler.compile_using_nvrtc(source.code, OPTIONS)
+            # Text for chips that are newer than the compiler: the driver does the rest.
+            code = made if isinstance(made, bytes) else made.encode()
+            store.write(key, code)
+        module = self.cupy.cuda.function.Module()
+        module.load(code)
+        function: Callable[..., Any] = module.get_function(source.name)
+        return function
+
+    def spills(self, kernel: Any) -> bool:
+        """Whether a kernel keeps in memory what it has no registers for."""
+        driver = self.cupy.cuda.driver
+        size = driver.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES
+        return bool(driver.funcGetAttribute(size, kernel.ptr))
+
+    def reduced(self, array: Array, reduction: Any) -> Array:
+        """Return the mean or the sum of an array."""
+        from opsgrad.backends import backends
+
+        return reduced(backends()["cupy"].namespace, array, reduction)

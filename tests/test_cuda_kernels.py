@@ -264,7 +264,8 @@ def test_what_runs_as_written(cupy: Any, history: Any) -> None:
 def test_which_backend_says_what_runs(cupy: Any) -> None:
     x = cupy.array(np.ones((2, 3), np.float32))
     choice = og.which_backend(og.softmax, x)
-    assert choice.engines == dict.fromkeys(("value", "vjp", "jvp"), "a CUDA kernel")
+    for role in ("value", "vjp", "jvp"):
+        assert choice.engines[role] == "a CUDA kernel"
     words = og.which_backend(og.dense, x, cupy.array(np.ones((3, 4), np.float32))).engines["value"]
     assert words == (
         "the body as it is written, because no kernel can be made of it: it calls matmul"

@@ -1,12 +1,9 @@
 """The picture of the start page: an op as it is written, what becomes of it, and how fast."""
 
 import html
-import importlib
-import importlib.util
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from pygments import highlight
@@ -18,6 +15,8 @@ from benchmarks.cases import LOSS, VALUE, VJP
 from benchmarks.contestants import OURS
 from benchmarks.report import Measured
 from docs.generate import plots, sources, tables
+from opsgrad.fusion import cuda_source
+from opsgrad.fusion.cuda_source import Shape
 from opsgrad.fusion.llvm import Printer
 from opsgrad.fusion.program import WIDTH, Program, schedule
 from opsgrad.fusion.trace import Input, Kind, trace
@@ -64,12 +63,10 @@ def _kernels(program: Program, inputs: list[Input]) -> Iterator[tuple[str, str, 
     """Yield the title, the language and an excerpt of what is printed for each kind of machine."""
     printed = Printer(program, inputs, WIDTH[FLOAT], across=False, flat=False).print()
     yield "Printed for the CPU: the last pass, 64 floats a step", "llvm", _llvm_excerpt(printed)
-    if importlib.util.find_spec("opsgrad.fusion.cuda_source"):
-        cuda: Any = importlib.import_module("opsgrad.fusion.cuda_source")
-        # Rows of 1,000 floats: a warp for each, 8 chunks of 4 in the registers of every thread.
-        shape = cuda.Shape("rows", threads=128, group=32, cluster=1, chunk=4, chunks=8)
-        source = cuda.printed(program, inputs, [FLOAT.name] * 3, shape, "softmax_vjp")
-        yield "Printed for CUDA: the last pass, a warp a row", "cuda", _cuda_excerpt(source.code)
+    # Rows of 1,000 floats: a warp for each, 8 chunks of 4 in the registers of every thread.
+    shape = Shape("rows", threads=128, group=32, cluster=1, chunk=4, chunks=8)
+    source = cuda_source.printed(program, inputs, [FLOAT.name] * 3, shape, "softmax_vjp")
+    yield "Printed for CUDA: the last pass, a warp a row", "cuda", _cuda_excerpt(source.code)
 
 
 def _llvm_excerpt(printed: str) -> str:

@@ -177,8 +177,8 @@ def lp_norm(
 
     Notes
     -----
-    A power of two near the largest magnitude is divided out first [1]_ (for p from 96 in float32,
-    960 in float64, the largest magnitude itself), so that no power overflows and not all underflow.
+    A power of two near the largest magnitude is divided out first [1]_ (for p from 48 in float32,
+    480 in float64, the largest magnitude itself), so that no power overflows and not all underflow.
     Largest error measured, in units in the last place: 4.5 for p >= 1, 8.5 for p from 1/2 to 1,
     about 4/p below.
 

@@ -8,10 +8,10 @@ STAMPS := $(VENV)/stamps
 ARGUMENTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench accuracy mutation clean
+.PHONY: help demo test lint bench accuracy mutation gpu-check clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # One stamp for each extra: installed again when pyproject.toml changes.
 $(STAMPS)/%: pyproject.toml
@@ -42,6 +42,10 @@ accuracy: $(STAMPS)/test $(STAMPS)/bench  ## measure errors in ULP beside the pe
 
 mutation: $(STAMPS)/test  ## plant mistakes in the ops, and count those that the suite catches
 	$(BIN)/python tools/mutation.py $(ARGUMENTS)
+
+# In the Python that is there, with whatever CuPy and PyTorch it has: nothing is installed.
+gpu-check:  ## on a machine with a GPU: conformance, sanitizer, speed; writes docs/gpu-results.md
+	PYTHONPATH="src:.:$$PYTHONPATH" $(PYTHON) -m benchmarks.gpu $(ARGUMENTS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png

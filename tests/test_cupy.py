@@ -16,6 +16,7 @@ import opsgrad as og
 from opsgrad.backends.cupy import CupyBackend
 from opsgrad.conformance import Row
 from opsgrad.conformance.checks import direction, sample
+from opsgrad.conformance.target import backend_targets
 
 backends = sys.modules["opsgrad.backends"]  # opsgrad.backends is the function
 INSTALLED = importlib.util.find_spec("cupy") is not None
@@ -303,3 +304,8 @@ def test_the_suite_runs(tmp_path: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-W", "error", "-k", "oracle and float32"]
     out = run(["-m", "pytest", *suite, *options], tmp_path, PYTHONPATH=with_stand_in())
     assert " passed" in out
+
+
+def test_the_suite_knows_that_labels_are_not_looked_at(cupy: Any) -> None:
+    (target,) = backend_targets("cupy")
+    assert not target.sees_labels

@@ -90,7 +90,7 @@ def sanitized(text: str, code: int | None) -> Result:
     said = [line for line in text.splitlines() if line.strip()]
     summary = [line for line in said if "SUMMARY" in line]
     if code is None:
-        return {"clean": False, "complete": False, "said": "it was not done in its time"}
+        return {"clean": False, "complete": False, "said": f"it came to: {said[-1:]}"}
     words = summary or said[-5:]
     return {"clean": code == 0, "complete": True, "said": "\n".join(words)[-1000:]}
 

@@ -9,7 +9,8 @@ import opsgrad as og
 from tools.cuda_kernels import ELEMENTWISE, SHAPES
 
 MAPS, ROWS = ("softplus",), ("softmax", "relumax", "softmax_cross_entropy_with_integer_labels")
-DTYPES = ("float32", "float16")
+HALF = ("softplus", "softmax")
+"""What runs in float16 too: under the sanitizer every kernel takes long."""
 
 
 def main() -> int:
@@ -20,10 +21,10 @@ def main() -> int:
     wrong = 0
     for ops, shapes in ((MAPS, ELEMENTWISE), (ROWS, SHAPES)):
         for name, shape in shapes.items():
-            for dtype in DTYPES:
-                for op in ops:
+            for op in ops:
+                for dtype in ("float32", "float16") if op in HALF else ("float32",):
                     wrong += not agrees(cupy, op, shape, dtype)
-                    print(f"{op}, {name}, {dtype}")
+                    print(f"{op}, {name}, {dtype}", flush=True)
     print(f"{wrong} of them wrong")
     return int(wrong > 0)
 

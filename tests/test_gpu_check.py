@@ -321,6 +321,37 @@ def test_goals_are_measured_until_the_time_is_over(
     assert late["unable"] == "the time was over"
 
 
+def test_a_run_writes_what_it_has_after_every_step(
+    on_stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, page = tmp_path / "gpu.json", tmp_path / "page.md"
+    seen: list[str] = []
+
+    def watched(tool: str, seconds: float) -> dict[str, Any]:
+        seen.append(page.read_text())
+        return {"of": tool, "clean": tool == "memcheck", "complete": True, "said": "made up"}
+
+    goal = Goal(Case("softmax", VALUE, (3, 40), "float32"), SMALL)
+    monkeypatch.setattr(goals, "goals", lambda: [goal])
+    monkeypatch.setattr(gpu_check, "_why_no_gpu", lambda: None)
+    monkeypatch.setattr(gpu_check, "_gpu", lambda: "a made-up GPU")
+    monkeypatch.setattr(gpu_check, "_versions", lambda: {"cupy": "0"})
+    monkeypatch.setattr(checks, "conformance", lambda of, _: {"of": of, "skipped": "made up"})
+    monkeypatch.setattr(checks, "sanitizer", watched)
+    monkeypatch.setattr(timing, "Gpu", Clockless)
+    monkeypatch.setattr(speed, "large_copy", lambda _: {"rate": 1e12})
+    monkeypatch.setattr(contestants, "copies", lambda _: [lambda: None])
+    files = ["--results", str(results), "--page", str(page), "--minutes", "0.05"]
+    assert gpu_check.main(files) == 1  # racecheck is not clean
+    assert "conformance on torch | – | skipped: made up" in seen[0]
+    assert "memcheck | yes" in seen[1]
+    assert "racecheck | ✗ no" in page.read_text()
+    assert "Its time ended" in seen[1]
+    assert "Its time ended" not in page.read_text()
+    assert page.read_text() == report.page(json.loads(results.read_text()), [goal])
+    assert len(json.loads(results.read_text())["speed"]) == 1
+
+
 def test_calls_take_turns_and_results_are_held() -> None:
     done: list[int] = []
     calls = [lambda k=k: done.append(k) or k for k in range(3)]

@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = " ".join(missing)
         print(
             f"{sys.executable} lacks: {names}\nInstall: {sys.executable} -m pip install {names}\n"
-            "Without a network, bring the wheels: `pip download --no-deps` fetches them elsewhere, "
-            "and these, pure Python, run as they are: PYTHONPATH=FILE.whl make gpu-check",
+            "Without a network, bring wheels, by `pip download --no-deps` elsewhere. Those "
+            "of array-api-compat and mpmath run as they are: PYTHONPATH=FILE.whl make gpu-check",
             file=sys.stderr,
         )
         return 2

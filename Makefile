@@ -8,7 +8,7 @@ STAMPS := $(VENV)/stamps
 ARGUMENTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench accuracy mutation cuda-kernels clean
+.PHONY: help demo test lint docs bench accuracy mutation cuda-kernels gpu-check clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,10 @@ mutation: $(STAMPS)/test  ## plant mistakes in the ops, and count those that the
 cuda-kernels: $(STAMPS)/test $(STAMPS)/cuda-check  ## compile all CUDA kernels, without a GPU, and count registers
 	PYTHONPATH=. $(BIN)/python tools/cuda_kernels.py \
 		--output benchmarks/results/cuda_kernels.json $(ARGUMENTS)
+
+# In the Python that is there, with whatever CuPy and PyTorch it has: nothing is installed.
+gpu-check:  ## on a machine with a GPU: conformance, sanitizer, speed; writes docs/gpu-results.md
+	PYTHONPATH="src:.:$$PYTHONPATH" $(PYTHON) -m benchmarks.gpu $(ARGUMENTS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache digits.png \

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from benchmarks.files import lines, write
 from benchmarks.threads import limit_threads, thread_count
 
 PARTS = ("speed", "scaling", "overhead", "starts", "memory")
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = {"cpu": cpu_model(), "versions": versions(), "threads": thread_count()}
         entry = {**machine, part: measurers[part]()}
         path = options.results / f"{FILES[part]}.json"
-        _write(path, _lines(entry))
+        write(path, lines(entry))
     _report(options)
     return 0
 
@@ -41,36 +42,9 @@ def _report(options: argparse.Namespace) -> None:
 
     files = {part: options.results / f"{name}.json" for part, name in FILES.items()}
     report = Report({part: json.loads(f.read_text()) for part, f in files.items() if f.exists()})
-    _write(options.page, report.page())
+    write(options.page, report.page())
     picture.draw(report.cases, options.picture)
     print(report.summary())
-
-
-def _lines(entry: dict[str, Any]) -> str:
-    """Return JSON with a line for each thing measured, and numbers as long as they mean something.
-
-    One number a line would take a megabyte.
-    """
-    inner = {
-        name: "[\n " + ",\n ".join(map(_json, one)) + "\n]" if isinstance(one, list) else _json(one)
-        for name, one in entry.items()
-    }
-    return "{\n" + ",\n".join(f"{_json(name)}: {text}" for name, text in inner.items()) + "\n}\n"
-
-
-def _json(thing: Any) -> str:
-    return json.dumps(_rounded(thing), ensure_ascii=False)
-
-
-def _rounded(thing: Any) -> Any:
-    if isinstance(thing, dict):
-        return {name: _rounded(one) for name, one in thing.items()}
-    return float(f"{thing:.4g}") if isinstance(thing, float) else thing
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Who takes part in a case: ours and each peer, as calls that compute the same thing."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,61 +60,84 @@ def _ours(case: Case, given: Inputs) -> Mapping[str, Call]:
 
 def _body(case: Case, given: Inputs) -> Mapping[str, Call]:
     """Return what runs without the engine, if that is not what runs anyway."""
-    op, keywords = case.row.op, case.keywords
-    engines = og.which_backend(op, *given.arrays, **keywords).engines
+    engines = og.which_backend(case.row.op, *given.arrays, **case.keywords).engines
     if engines["vjp" if case.role == VJP else "value"].startswith("the "):
         return {}
-    backend: Any = og.backends()["numpy"]
+    return {BODY: plain(case, og.backends()["numpy"], given.arrays, given.cotangent)}
+
+
+def plain(case: Case, backend: Any, arrays: Sequence[Any], cotangent: Any) -> Call:
+    """Return a call of the body and the rule as they are written, on a backend's arrays."""
+    op, keywords = case.row.op, case.keywords
     reduction = {"reduction": "mean"} if case.role == LOSS else {}
     parameters = op.signature.complete({**keywords, **reduction})
     if "axis" in parameters:
-        parameters["axis"] = op.signature.place_axis(parameters["axis"], given.arrays[0].shape)
+        parameters["axis"] = op.signature.place_axis(parameters["axis"], arrays[0].shape)
     rule = op.rule("vjp")
     taken = {name: parameters[name] for name in rule.takes}
-    named = dict(zip(op.array_names, given.arrays, strict=True))
+    named = dict(zip(op.array_names, arrays, strict=True))
 
     def value() -> Any:
-        return backend.run(op.body, given.arrays, parameters)
+        return backend.run(op.body, arrays, parameters)
 
+    if case.role == VALUE:
+        return value
     kept = tuple((named | {"y": value()} if "y" in rule.keeps else named)[k] for k in rule.keeps)
 
-    def pull(g: Array = given.cotangent) -> Any:
+    def pull(g: Any = cotangent) -> Any:
         return backend.run(rule.function, (*kept, g), taken)
 
     def loss() -> Any:
         y = value()
-        shape = {"reduction": "mean", "shape": given.cotangent.shape}
-        gradients = pull(backend.run(spread, (np.ones_like(y), None), shape))
+        shape = {"reduction": "mean", "shape": cotangent.shape}
+        ones = backend.namespace.ones_like(y)
+        gradients = pull(backend.run(spread, (ones, None), shape))
         return y, gradients[0] if isinstance(gradients, tuple) else gradients
 
-    return {BODY: {VALUE: value, VJP: pull, LOSS: loss}[case.role]}
+    return pull if case.role == VJP else loss
 
 
 # -- the libraries ---------------------------------------------------------------------------------
 
 
 def _torch(case: Case, given: Inputs) -> Mapping[str, Call]:
-    torch, known = peers.torch(), peers.torch_functions()
-    if case.op not in known:
+    torch, function = peers.torch(), torch_function(case)
+    if function is None:
         return {}
-    function = functools.partial(known[case.op], **case.keywords)
     arrays = [torch.from_numpy(a) for a in given.arrays]
+    call = torch_call(case, function, arrays, torch.from_numpy(given.cotangent))
+    return _with_out("PyTorch", case, call) if case.role == VALUE else {"PyTorch": call}
+
+
+def torch_function(case: Case) -> Call | None:
+    """Return what PyTorch has for a case, as a function of its arrays; the mean, if of a loss."""
+    function = peers.torch_functions().get(case.op)
+    if function is None:
+        return None
+    bound = functools.partial(function, **case.keywords)
+    if case.role != LOSS:
+        return bound
+    if case.op in peers.TAKES_REDUCTION:
+        return functools.partial(bound, reduction="mean")
+    return lambda *arrays: bound(*arrays).mean()
+
+
+def torch_call(case: Case, function: Call, arrays: Sequence[Any], cotangent: Any) -> Call:
+    """Return a call of a function of PyTorch's, or of its gradient."""
+    torch = peers.torch()
     if case.role == VALUE:
-        call = functools.partial(function, *arrays)
-        return _with_out("PyTorch", case, call)
+        return functools.partial(function, *arrays)
     if case.role == VJP:
         floats = [a.requires_grad_() for a in arrays if a.is_floating_point()]
-        g = torch.from_numpy(given.cotangent)
-        pull = functools.partial(torch.autograd.grad, function(*arrays), floats, g)
-        return {"PyTorch": functools.partial(pull, retain_graph=True)}
+        pull = functools.partial(torch.autograd.grad, function(*arrays), floats, cotangent)
+        return functools.partial(pull, retain_graph=True)
     arrays[0].requires_grad_()
-    fused = case.op in peers.TAKES_REDUCTION
 
     def loss() -> Any:
-        value = function(*arrays, reduction="mean") if fused else function(*arrays).mean()
+        value = function(*arrays)
         return value, torch.autograd.grad(value, arrays[0])
 
-    return {"PyTorch": loss}
+    return loss
 
 
 def _with_out(library: str, case: Case, call: Call) -> Mapping[str, Call]:

@@ -17,6 +17,7 @@ import opsgrad as og
 from opsgrad.backends.cupy import CupyBackend
 from opsgrad.conformance import Row
 from opsgrad.conformance.checks import direction, sample
+from opsgrad.conformance.target import backend_targets
 
 backends = sys.modules["opsgrad.backends"]  # opsgrad.backends is the function
 INSTALLED = importlib.util.find_spec("cupy") is not None
@@ -311,3 +312,8 @@ def test_the_guide_runs(cupy: Any) -> None:
     failed, tried = doctest.testfile(str(GUIDE), module_relative=False)
     assert failed == 0
     assert tried > 10
+
+
+def test_the_suite_knows_that_labels_are_not_looked_at(cupy: Any) -> None:
+    (target,) = backend_targets("cupy")
+    assert not target.sees_labels

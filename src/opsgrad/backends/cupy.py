@@ -149,6 +149,7 @@ class CupyBackend(Backend):
             half=("float16",),
             exact_sums=False,  # across the contiguous axis each thread adds one by one
             flushes_subnormals=True,  # CuPy compiles all its kernels with -ftz=true
+            on_host=False,
         )
 
     def asarray(self, value: Any, *, dtype: DType | None = None, device: Any = None) -> Array:

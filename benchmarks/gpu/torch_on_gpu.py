@@ -1,6 +1,5 @@
 """A plugin for pytest: the conformance suite's PyTorch tensors are made on the GPU."""
 
-import dataclasses
 import os
 from typing import Any
 
@@ -17,7 +16,7 @@ _asarray = TorchBackend.asarray
 def _on_device(self: TorchBackend) -> Capabilities:
     """Return what PyTorch can do where the host does not look at labels."""
     declared: Capabilities = _capabilities.fget(self)
-    return dataclasses.replace(declared, on_host=DEVICE == "cpu")
+    return declared._replace(on_host=DEVICE == "cpu")
 
 
 def _there(self: TorchBackend, value: Any, *, dtype: Any = None, device: Any = None) -> Any:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import opsgrad as og
+from opsgrad.annotations import Reduction
 from opsgrad.backends import _gpu
 from opsgrad.conformance import TABLE, Row
-from opsgrad.conformance.checks import check_against_oracle, sample
+from opsgrad.conformance.checks import check_against_oracle, check_value_and_grad, sample
 from opsgrad.conformance.target import Target, backend_targets
 from opsgrad.fusion import cuda, cuda_source
 from opsgrad.fusion.cuda_source import Shape
@@ -21,6 +22,7 @@ from opsgrad.fusion.trace import Input, Kind
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 ROWS = [row for row in TABLE.values() if row.has_axis]
+JOINTLY = [row for row in TABLE.values() if row.name not in ("dense", "prelu")]
 SHAPES = {
     "part of a warp": (Shape("rows", 64, 8, 1, 1, 4), 32),
     "whole chunks": (Shape("rows", 64, 8, 1, 4, 2), 64),
@@ -114,13 +116,14 @@ def test_every_op(
     ragged = longest // 2 + shape.chunk
     arrays = sample(row, rng, (1, ragged, 2) if across else (2, ragged), axis, "float32")
     check_against_oracle(row, target, arrays, rng, **params)
+    check_value_and_grad(row, target, arrays, **params)
     for length in (1, longest - 1, longest):
         if length % shape.chunk == 0:
             form = (2, length, 5) if across else (11, length)
             check(row.op, sample(row, rng, form, axis, "float32"), cupy, **params)
     engines = og.which_backend(row.op, *put(cupy, arrays), **params).engines
     kernels = [role for role, words in engines.items() if words == "a CUDA kernel"]
-    assert kernels[-2:] == ["vjp", "jvp"]
+    assert kernels[-3:] == ["vjp", "jvp", "value_and_grad"]
     assert {name for name, *_ in history.launches} == {
         f"opsgrad_{row.name}_{role}" for role in kernels
     }
@@ -230,6 +233,113 @@ def test_more_rows_than_blocks(
     check(og.sigmoid, (rng.standard_normal(9000).astype("f4"),), cupy)
 
 
+# -- value and gradients together ------------------------------------------------------------------
+
+
+def together(op: Any, arrays: Any, cupy: Any, **params: Any) -> tuple[list[Any], list[Any]]:
+    """Return value and gradients from one kernel, and from body and rule by themselves."""
+    numbers = tuple(n for n, a in enumerate(arrays) if a.dtype.kind == "f")
+    there = put(cupy, arrays)
+    value, gradients = og.value_and_grad(op, numbers)(*there, **params)
+    other, pull = og.vjp(op, *there, **params)
+    pulled = pull(cupy.array(np.ones(other.shape, other.dtype)))
+    apart = [other, *(pulled[n] for n in numbers)]
+    return [one.get() for one in (value, *gradients)], [one.get() for one in apart]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("row", JOINTLY, ids=lambda row: row.name)
+def test_value_and_gradients_are_those_of_two_kernels(
+    row: Row, dtype: str, cupy: Any, history: Any, rng: np.random.Generator
+) -> None:
+    arrays = sample(row, rng, (3, 32), dtype=dtype)
+    got, apart = together(row.op, arrays, cupy, **row.variants[0])
+    assert history.launches[0][0] == f"opsgrad_{row.name}_value_and_grad"
+    for one, other in zip(got, apart, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        eps = float(np.finfo(dtype).eps)
+        scale = float(np.max(np.abs(other), initial=0.0, where=np.isfinite(other)))
+        np.testing.assert_allclose(one, other, rtol=8 * eps, atol=8 * eps * scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    "row", [r for r in TABLE.values() if r.has_reduction], ids=lambda row: row.name
+)
+def test_only_the_value_is_reduced(
+    row: Row, dtype: str, cupy: Any, history: Any, rng: np.random.Generator
+) -> None:
+    arrays = sample(row, rng, (5, 24), dtype=dtype)
+    for reduction in ("mean", "sum"):
+        history.clear()
+        got, apart = together(row.op, arrays, cupy, **{**row.variants[0], "reduction": reduction})
+        assert history.launches[0][0] == f"opsgrad_{row.name}_value_and_grad"
+        assert got[0].shape == ()
+        for one, other in zip(got, apart, strict=True):
+            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+            eps = float(np.finfo(dtype).eps)
+            scale = float(np.max(np.abs(other)))
+            np.testing.assert_allclose(one, other, rtol=8 * eps, atol=8 * eps * scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_loss_and_gradient_take_one_launch(cupy: Any, history: Any, dtype: str) -> None:
+    loss = og.value_and_grad(og.softmax_cross_entropy_with_integer_labels)
+    x, labels = cupy.array(np.zeros((2, 3), dtype)), cupy.array(np.array([0, 2]))
+    loss(x, labels)
+    history.clear()
+    loss(x, labels)
+    one = ["opsgrad_softmax_cross_entropy_with_integer_labels_value_and_grad"]
+    assert [name for name, *_ in history.kernels] == one
+    loss(x, labels, reduction="sum")
+    cast = ["astype"] if dtype == "float16" else []
+    assert [name for name, *_ in history.kernels] == [*one, *one, "sum", *cast]
+    assert history.waits == []
+
+
+def test_a_wrong_label_spoils_its_row_alone(cupy: Any, history: Any) -> None:
+    x, labels = cupy.array(np.zeros((3, 4), "f4")), cupy.array(np.array([0, 4, -1]))
+    loss = og.value_and_grad(og.softmax_cross_entropy_with_integer_labels)
+    value, gradient = loss(x, labels)
+    assert [name for name, *_ in history.kernels] == [history.launches[0][0]]
+    assert history.waits == []
+    assert np.isnan(value.get()).tolist() == [False, True, True]
+    assert np.isnan(gradient.get()).tolist() == [[False] * 4, [True] * 4, [True] * 4]
+
+
+def test_no_kernel_for_both_leaves_each_its_own(cupy: Any, history: Any) -> None:
+    """A gradient by what all rows share is summed over the rows; nothing is left of no entries."""
+    x, alpha = cupy.array(np.ones((2, 3), "f4")), cupy.array(np.ones((3,), "f4"))
+    _, gradient = og.value_and_grad(og.prelu, 1)(x, alpha)
+    assert gradient.shape == (3,)
+    assert [name for name, *_ in history.launches] == ["opsgrad_prelu_value"]
+    nothing = cupy.array(np.ones((0, 3), "f4"))
+    for reduction in ("none", "sum", "mean"):
+        _, gradient = og.value_and_grad(og.squared_error)(nothing, nothing, reduction=reduction)
+        assert gradient.shape == (0, 3)
+    assert len(history.launches) == 1
+
+
+def test_a_reduced_loss_with_a_residual(cupy: Any, history: Any) -> None:
+    @og.op
+    def square(xp: Any, x: Any, /, *, axis: int = -1, reduction: Reduction = "none") -> Any:
+        twice = 2.0 * x
+        loss = xp.sum(x * x, axis=axis)
+        return loss if reduction == "none" else xp.sum(loss), twice
+
+    @square.vjp_rule(keeps="kept")
+    def _(xp: Any, kept: Any, g: Any, /, *, axis: int) -> Any:
+        return kept * g[..., None]
+
+    x = np.arange(6.0).reshape(2, 3)
+    for one in together(square, (x,), cupy, reduction="sum"):
+        assert one[0] == 55.0
+        np.testing.assert_array_equal(one[1], 2.0 * x)
+    assert {name for name, *_ in history.launches} == {
+        f"opsgrad_square_{role}" for role in ("value", "vjp", "value_and_grad")
+    }
+
+
 # -- arrays as they come ---------------------------------------------------------------------------
 
 
@@ -264,12 +374,12 @@ def test_what_runs_as_written(cupy: Any, history: Any) -> None:
 def test_which_backend_says_what_runs(cupy: Any) -> None:
     x = cupy.array(np.ones((2, 3), np.float32))
     choice = og.which_backend(og.softmax, x)
-    for role in ("value", "vjp", "jvp"):
+    for role in ("value", "vjp", "jvp", "value_and_grad"):
         assert choice.engines[role] == "a CUDA kernel"
-    words = og.which_backend(og.dense, x, cupy.array(np.ones((3, 4), np.float32))).engines["value"]
-    assert words == (
-        "the body as it is written, because no kernel can be made of it: it calls matmul"
-    )
+    engines = og.which_backend(og.dense, x, cupy.array(np.ones((3, 4), np.float32))).engines
+    because = "because no kernel can be made of it: it calls matmul"
+    assert engines["value"] == f"the body as it is written, {because}"
+    assert engines["value_and_grad"] == f"value, then vjp, {because}"
 
 
 @pytest.mark.usefixtures("fresh")

@@ -183,9 +183,7 @@ class Plan:
         self, rule: Rule, arrays: Arrays, numbers: tuple[int, ...]
     ) -> tuple[Array, tuple[Array, ...]] | None:
         """Return the value, and the gradients of its sum by `numbers`; None without a kernel."""
-        call = self._joint.get(numbers) or self._prepare_joint(rule, numbers)
-        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
-        out = call(*wide)
+        out = (self._joint.get(numbers) or self._prepare_joint(rule, numbers))(*arrays)
         if out is None:
             return None
         value, *gradients = out
@@ -198,21 +196,32 @@ class Plan:
 
     def _prepare_joint(self, rule: Rule, numbers: tuple[int, ...]) -> Callable[..., Any]:
         """Return what computes value and gradients together, or returns None where nothing does."""
-        kernel = self.kernel(rule)
-        call = kernel.call if isinstance(kernel, Kernel) else nothing
-        share = 1.0
-        if self.parameters.get("reduction") == "mean":
-            shape = self._examples_shape()
-            if 0 in shape or not all(map(known, shape)):
-                call = nothing
-            else:
-                share = 1.0 / math.prod(shape)
-        if call is not nothing:
-            seed = self.backend.namespace.asarray(share, dtype=self.compute, device=self.device)
-            call = functools.partial(call, seed)
+        kernel, share = self.kernel(rule), self._share()
+        call: Callable[..., Any] = nothing
+        if isinstance(kernel, Kernel) and share is not None:
+            call = self._fed(
+                kernel, self.backend.number(share, dtype=self.compute, device=self.device)
+            )
         if kernel:
             self._joint[numbers] = call
         return call
+
+    def _share(self) -> float | None:
+        """Return the cotangent of each value before it is reduced; None if that is not known."""
+        if self.parameters.get("reduction") != "mean":
+            return 1.0
+        shape = self._examples_shape()
+        return None if 0 in shape or not all(map(known, shape)) else 1.0 / math.prod(shape)
+
+    def _fed(self, kernel: Kernel, seed: Any) -> Callable[..., Any]:
+        """Return a kernel for value and gradients as a function of the op's arrays as they are."""
+        if self.exact:
+            return functools.partial(kernel.call, seed)
+        narrow = kernel.narrow
+        if self.result == self.compute or narrow is None:
+            return lambda *arrays: kernel.call(seed, *map(self._widen, self.every, arrays))
+        stored = self.result if self._alike() else self.compute
+        return lambda *arrays: narrow((seed, *map(self._stored, self.every, arrays)), stored)
 
     def pull(
         self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
@@ -354,10 +363,13 @@ class Plan:
             self._stored(arguments[name], array) if name in arguments else array
             for name, array in zip(rule.keeps, kept, strict=True)
         ]
-        alike = all(one.dtype in (None, self.result) for one in self.every if one.differentiable)
         reduced = rule.role == "jvp" and self.parameters.get("reduction", "none") != "none"
-        rounded = alike and not reduced
+        rounded = self._alike() and not reduced
         return narrow((*stored, *directions), self.result if rounded else self.compute)
+
+    def _alike(self) -> bool:
+        """Whether all floating-point arguments have the data type of the result."""
+        return all(one.dtype in (None, self.result) for one in self.every if one.differentiable)
 
     def _per_example(self, cotangent: Array, rule: Rule, kept: Sequence[Any]) -> Array:
         """Spread the cotangent of a reduced loss: rules are stated for one value per example."""

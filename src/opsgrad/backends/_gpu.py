@@ -10,7 +10,7 @@ import numpy as np
 from opsgrad._arrays import reduced
 from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import Kernel, Work, frozen
+from opsgrad.backends.protocol import JOINT, SEED, Kernel, Work, frozen, nothing
 
 MOST_PARAMETERS = 16
 """So many parameter sets of a body or rule are compiled; see the CPU engine."""
@@ -21,8 +21,11 @@ _known: dict[Any, Any] = {}
 
 
 def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
-    """Return a kernel for a body or rule, or say why there is none."""
-    if not work.rowwise or work.role not in ("value", "vjp", "jvp"):
+    """Return a kernel for a body or rule, or for both at once, or say why there is none.
+
+    Where it does not take the arrays it returns what `fallback` gives, or None for both at once.
+    """
+    if not work.rowwise or work.role not in ("value", "vjp", "jvp", JOINT):
         return "kernels are for what runs row by row"
     dtype = np.dtype(work.dtype)
     if dtype not in (np.float32, np.float64):
@@ -36,6 +39,7 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
         dtype=dtype,
         elementwise=work.elementwise,
         labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
+        numbers=frozenset({SEED}),
     )
     reason = tables.why_not(task)
     if reason is not None:
@@ -64,7 +68,8 @@ def _fused(key: Any, work: Work, task: Any, fallback: Callable[..., Any]) -> Any
             wide = [_widened(name, a, task) for name, a in zip(work.names, arrays, strict=True)]
             return fallback(*wide)
 
-        _known[key] = _OnCupy(cuda.Fused(task, f"opsgrad_{name}", body))
+        otherwise = nothing if work.role == JOINT else body
+        _known[key] = _OnCupy(cuda.Fused(task, f"opsgrad_{name}", otherwise))
     return _known[key]
 
 
@@ -88,7 +93,7 @@ class _OnCupy:
 
     def narrow(self, arrays: tuple[Any, ...], dtype: Any) -> Any:
         """Run it on arrays in any floating-point types; results are stored as `dtype`."""
-        first: Any = next(array for array in arrays if array is not None)
+        first: Any = next(array for array in arrays if hasattr(array, "device"))
         device = first.device
         with device:
             return self.fused(_launcher(device.id), arrays, np.dtype(dtype).name)

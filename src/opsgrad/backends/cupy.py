@@ -165,6 +165,10 @@ class CupyBackend(Backend):
         with array.device:
             return array.astype(dtype)
 
+    def number(self, value: float, *, dtype: DType, device: Any) -> float:
+        # It goes to kernels by value: one in memory would be there for the calls of one stream.
+        return value
+
     def shares_memory(self, one: Array, other: Array) -> bool:
         import cupy
 

@@ -133,7 +133,7 @@ class Work(NamedTuple):
     """The body or the rule itself: ``function(xp, *arrays, **parameters)``."""
     names: tuple[str, ...]
     """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"; or
-    "cotangent of each value", one number in an array of no axes."""
+    "cotangent of each value", one number as the backend's `number` has it."""
     parameters: Mapping[str, Any]
     """The parameters that it takes; ``axis`` counts from the end."""
     dtype: DType
@@ -248,6 +248,10 @@ class Backend:
     def cast(self, array: Array, dtype: DType) -> Array:
         """Return a copy of one of this backend's arrays in another data type, or the same."""
         return self.namespace.astype(array, dtype)
+
+    def number(self, value: float, *, dtype: DType, device: Any) -> Any:
+        """Return one number for kernels that take one: by default an array of no axes."""
+        return self.namespace.asarray(value, dtype=dtype, device=device)
 
     def shares_memory(self, one: Array, other: Array) -> bool:
         """Whether writing into one of two arrays might change the other."""

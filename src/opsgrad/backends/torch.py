@@ -3,6 +3,7 @@
 import functools
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -57,6 +58,11 @@ class TorchBackend(Backend):
         if not host.dtype.isnative:
             host = host.astype(host.dtype.newbyteorder("="))
         return torch.asarray(host, dtype=dtype, device=device)
+
+    def number(self, value: float, *, dtype: DType, device: Any) -> Any:
+        if device.type == "cuda":  # where kernels, if there are any, are CuPy's
+            return value
+        return super().number(value, dtype=dtype, device=device)
 
     def to_numpy(self, array: Array) -> Array:
         import torch
@@ -125,47 +131,91 @@ class TorchBackend(Backend):
             torch.cuda.synchronize()
 
 
-# -- in the CPU engine -----------------------------------------------------------------------------
+# -- in the engines --------------------------------------------------------------------------------
 
 
 class _Shared:
-    """A body or rule that runs in the CPU engine, on the memory of the tensors themselves.
+    """A body or rule that runs in one of the engines, on the memory of the tensors themselves.
 
-    It runs in PyTorch as it is written where the engine does not take it, and where PyTorch must
+    It runs in PyTorch as it is written where no engine takes it, and where PyTorch must
     see each of its steps: to trace, transform or record them.
     """
 
     def __init__(self, backend: TorchBackend, work: Work) -> None:
         self.backend = backend
         self.work = work
-        dtype = np.dtype(str(work.dtype).removeprefix("torch."))
-        self.offered = _engine.offer(work._replace(dtype=dtype))
+        self.first = int(work.role == JOINT)  # before it comes the seed
+        self.plain = work._replace(dtype=np.dtype(str(work.dtype).removeprefix("torch.")))
+        self.offered = _engine.offer(self.plain)
         self.compiled = nothing if isinstance(self.offered, str) else self.offered
 
     def __call__(self, *tensors: Array | None) -> Any:
         import torch
 
-        arrays = None if torch.compiler.is_compiling() else _arrays(tensors)
-        out = None if arrays is None else self.compiled(*arrays)
-        if out is not None:
-            return _tensors(out)
+        if not torch.compiler.is_compiling():
+            out = self._on_cpu(tensors)
+            if out is None and getattr(tensors[self.first], "is_cuda", False):
+                out = self._on_gpu(tensors, tensors[self.first])
+            if out is not None:
+                return out
         if self.work.role == JOINT:
             return None
         return self.backend.run(self.work.function, tensors, self.work.parameters)
 
+    def _on_cpu(self, tensors: tuple[Array | None, ...]) -> Any:
+        arrays = _arrays(tensors, "is_cpu", _memory)
+        out = None if arrays is None else self.compiled(*arrays)
+        return None if out is None else _tensors(out, _from_numpy)
+
+    def _on_gpu(self, tensors: tuple[Array | None, ...], first: Any) -> Any:
+        """Run CuPy's kernel on PyTorch's current stream; None where that cannot be."""
+        import torch
+
+        # PyTorch says "cuda" of AMD's devices too. What a graph captures must be in memory that it
+        # keeps, which CuPy knows nothing of.
+        if (
+            torch.version.hip is not None
+            or self.of_cupy is None
+            or torch.cuda.is_current_stream_capturing()
+        ):
+            return None
+        import cupy
+
+        device = first.device
+        stream = torch.cuda.current_stream(device).cuda_stream
+        # The stream is the device's: the device must be current first.
+        with cupy.cuda.Device(device.index), cupy.cuda.ExternalStream(stream, device.index):
+            arrays = _arrays(tensors[self.first :], "is_cuda", _of_cupy)
+            if arrays is None:
+                return None
+            out = self.of_cupy(*tensors[: self.first], *arrays)
+            return _tensors(out, torch.from_dlpack)
+
+    @functools.cached_property
+    def of_cupy(self) -> Callable[..., Any] | None:
+        """What CuPy has a kernel for it, if it can run here."""
+        from opsgrad.backends import backends
+
+        cupy = backends()["cupy"]
+        kernel = cupy.kernel(self.plain) if cupy.available else ""
+        return kernel.call if isinstance(kernel, Kernel) else None
+
     def words(self) -> str:
         """Say what runs."""
+        there = "" if self.of_cupy is None else "; on a CUDA device CuPy's kernel"
         if isinstance(self.offered, str):
-            return f"as it is written, because {self.offered}"
-        return self.offered.words(
-            "below, off the CPU, and where PyTorch traces or records each step"
-        )
+            return f"as it is written, because {self.offered}{there}"
+        otherwise = "below, off the CPU, and where PyTorch traces or records each step"
+        return f"{self.offered.words(otherwise)}{there}"
 
 
-def _arrays(tensors: tuple[Array | None, ...]) -> list[Array | None] | None:
-    """Return tensors as NumPy arrays of the same memory.
+def _arrays(
+    tensors: tuple[Array | None, ...], on: str, take: Callable[[Array], Array]
+) -> list[Array | None] | None:
+    """Return tensors as another library's arrays of the same memory, as it takes them.
 
-    None unless all are plain tensors of the CPU, and PyTorch need not see what is done with them.
+    None unless all are plain tensors of the device that `on` asks for, and PyTorch need not see
+    what is done with them.
     """
     import torch
 
@@ -182,14 +232,15 @@ def _arrays(tensors: tuple[Array | None, ...]) -> list[Array | None] | None:
     for tensor in tensors:
         if tensor is not None and (
             type(tensor) not in (torch.Tensor, torch.nn.Parameter)
-            or not tensor.is_cpu
+            or not getattr(tensor, on)
             or tensor.is_neg()
             or (recording and tensor.requires_grad)
         ):
             return None
         try:
-            arrays.append(None if tensor is None else _memory(tensor))
-        except RuntimeError:  # sparse ones have none, nor those of `is_grads_batched=True`
+            arrays.append(None if tensor is None else take(tensor))
+        # Sparse ones have no memory, nor those of `is_grads_batched=True`.
+        except (RuntimeError, BufferError):
             return None
     return arrays
 
@@ -218,13 +269,24 @@ def _memory(tensor: Array) -> Array:
     return np.from_dlpack(_Exported(torch.to_dlpack(tensor)))
 
 
-def _tensors(out: Any) -> Any:
-    """Return results of the engine as tensors of the same memory."""
+def _tensors(out: Any, take: Callable[[Array], Array]) -> Any:
+    """Return results of an engine as tensors of the same memory, as PyTorch takes them."""
+    if isinstance(out, tuple):
+        return tuple([_tensors(one, take) for one in out])
+    return None if out is None else take(out)
+
+
+def _from_numpy(array: Any) -> Array:
     import torch
 
-    if isinstance(out, tuple):
-        return tuple(map(_tensors, out))
-    return None if out is None else torch.from_numpy(np.asarray(out))
+    return torch.from_numpy(np.asarray(array))
+
+
+def _of_cupy(tensor: Array) -> Array:
+    """Return a plain tensor of a CUDA device as a CuPy array of the same memory."""
+    import cupy
+
+    return cupy.from_dlpack(tensor.detach())  # PyTorch exports none that asks for a gradient
 
 
 # -- in PyTorch's autograd -------------------------------------------------------------------------

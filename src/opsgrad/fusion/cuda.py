@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from opsgrad.fusion.cuda_source import SIZES, Shape, Source, overhead, printed, weight
+from opsgrad.fusion.cuda_source import BY_VALUE, SIZES, Shape, Source, overhead, printed, weight
 from opsgrad.fusion.program import schedule
 from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
 from opsgrad.fusion.trace import Kind, Trace, UntraceableError
@@ -81,14 +81,21 @@ class Fused:
         self._traces: dict[Any, Trace] = {}
         self._kernels: dict[Any, Any] = {}
 
-    def __call__(self, launcher: Launcher, arrays: Sequence[Array | None], result: str) -> Any:
-        """Run the task on arrays; its results are stored as `result`."""
+    def __call__(
+        self, launcher: Launcher, arrays: Sequence[Array | float | None], result: str
+    ) -> Any:
+        """Run the task on arrays, and on numbers as floats; its results are stored as `result`.
+
+        A first result that is reduced stays in the data type that is computed in.
+        """
         address = launcher.address
         key = (
             launcher,
             result,
             *[
-                None if a is None else (a.shape, a.strides, a.dtype, address(a) % 16)
+                None
+                if a is None or isinstance(a, float)
+                else (a.shape, a.strides, a.dtype, address(a) % 16)
                 for a in arrays
             ],
         )
@@ -159,16 +166,14 @@ class _Plan:
         self.copied = tuple(_needs_copy(a, k) for a, k in zip(arrays, geometry.kinds, strict=True))
         self.capability = launcher.capability
         self.reduction = task.parameters.get("reduction", "none")
-        stored = result if self.reduction == "none" else task.dtype.name
-        self.storage = (
-            *["" if a is None else str(a.dtype) for a in arrays],
-            *[stored] * len(traced.outputs),
-        )
+        first = result if self.reduction == "none" else task.dtype.name
+        self.stored = (first, *[result] * (len(traced.outputs) - 1))
+        self.storage = (*map(_storage, arrays), *self.stored)
         self.kinds = (*geometry.kinds, *traced.kinds)
         # Copies and results are new arrays, which are aligned.
         self.offsets = [
-            0 if a is None or copied else launcher.address(a) % 16
-            for a, copied in zip(arrays, self.copied, strict=True)
+            0 if storage in ("", BY_VALUE) or copied else launcher.address(a) % 16
+            for a, storage, copied in zip(arrays, self.storage, self.copied, strict=False)
         ] + [0] * len(traced.outputs)
         table, axis = geometry.table, geometry.axis
         self.entries = math.prod(table)
@@ -259,6 +264,12 @@ class _Plan:
         return min(count, MOST_BLOCKS)
 
 
+def _storage(array: Array | float | None) -> str:
+    if array is None:
+        return ""
+    return BY_VALUE if isinstance(array, float) else str(array.dtype)
+
+
 def _needs_copy(array: Array | None, kind: Kind | None) -> bool:
     return array is not None and kind is not Kind.NUMBER and not array.flags.c_contiguous
 
@@ -303,7 +314,8 @@ class Call:
         self.structure = plan.traced.structure
         shapes = shapes_of(plan.geometry)
         self.shapes = [shapes[kind] for kind in plan.traced.kinds]
-        self.stored = plan.storage[-1]
+        self.stored = plan.stored
+        self.by_value = BY_VALUE in plan.storage
         self.reduction = plan.reduction
 
     def __call__(self, launcher: Launcher, arrays: Sequence[Array | None]) -> Any:
@@ -313,10 +325,19 @@ class Call:
                 launcher.contiguous(a) if copied else a
                 for a, copied in zip(arrays, self.copied, strict=True)
             ]
-        outputs = [launcher.empty(shape, self.stored) for shape in self.shapes]
+        outputs = [
+            launcher.empty(shape, stored)
+            for shape, stored in zip(self.shapes, self.stored, strict=True)
+        ]
         given = [a for a in arrays if a is not None]
+        if self.by_value:
+            given = [_bits(a) if isinstance(a, float) else a for a in given]
         self.kernel(self.grid, self.block, (*given, *outputs, *self.numbers))
-        result = nested(self.structure, outputs)
-        if self.reduction != "none":
-            return launcher.reduced(result, self.reduction)
-        return result
+        if self.reduction != "none":  # of the value, which comes first
+            outputs[0] = launcher.reduced(outputs[0], self.reduction)
+        return nested(self.structure, outputs)
+
+
+def _bits(number: float) -> np.int64:
+    """Return a number as kernels take it: beside pointers, they take 64-bit integers alone."""
+    return np.float64(number).view(np.int64)

@@ -25,6 +25,8 @@ STORED = {
 }
 """The types of C++ that arrays of a data type hold."""
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}
+BY_VALUE = "a number"
+"""In the place of a data type: no array, but one number, as the bits of a double."""
 BLOCK = 16
 """So many chunks are added up before the sum is put aside, in rows that are not in registers."""
 
@@ -146,7 +148,9 @@ class _Printer:
 
     def _arguments(self) -> Iterator[str]:
         for number, one in enumerate(self.inputs):
-            if one is not None:
+            if self.storage[number] == BY_VALUE:
+                yield f"const i64 input{number}"
+            elif one is not None:
                 kind = STORED[self.storage[number]]
                 yield f"const {kind}* __restrict__ input{number}"
         for number in range(len(self.program.outputs)):
@@ -230,6 +234,8 @@ class _Printer:
 
     def _row_value(self, node: Node) -> str:
         if node.kind == "input":
+            if self.storage[node.detail] == BY_VALUE:
+                return f"(real)__longlong_as_double(input{node.detail})"
             place = "row" if node.rows else "0"
             value = f"input{node.detail}[{place}]"
             return value if node.dtype == INTEGER else f"(real)wide({value})"

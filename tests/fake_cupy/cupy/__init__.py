@@ -24,6 +24,7 @@ from cupy._array import array as array  # noqa: E402
 from cupy._array import asarray as asarray  # noqa: E402
 from cupy._array import ascontiguousarray as ascontiguousarray  # noqa: E402
 from cupy._array import empty as empty  # noqa: E402
+from cupy._array import from_dlpack as from_dlpack  # noqa: E402
 from cupy._array import may_share_memory as may_share_memory  # noqa: E402
 from cupy._array import ndarray as ndarray  # noqa: E402
 from cupy._history import history as history  # noqa: E402

@@ -73,6 +73,12 @@ class ndarray:  # noqa: N801
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._host.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._host.__dlpack_device__()
+
     __hash__ = None  # type: ignore[assignment]
 
 
@@ -166,6 +172,11 @@ def array(value: Any, dtype: Any = None, copy: bool = True, order: str = "K") ->
         raise ValueError(f"Unsupported dtype {host.dtype}")
     history.uploads.append((cuda.current_device(), cuda.get_current_stream().name))
     return ndarray(with_margins(host), cuda.current_device())
+
+
+def from_dlpack(value: Any) -> ndarray:
+    """Return another library's array of the CPU as if it were on the current device."""
+    return ndarray(np.from_dlpack(value), cuda.current_device())
 
 
 MARGIN = 512

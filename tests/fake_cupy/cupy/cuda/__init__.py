@@ -66,6 +66,13 @@ class Stream:
         _streams()[self.device_id] = self._before
 
 
+class ExternalStream(Stream):
+    """A stream of another library, by its address."""
+
+    def __init__(self, ptr: int, device_id: int = -1) -> None:
+        super().__init__(f"external {ptr}")
+
+
 def _streams() -> dict[int, Stream]:
     """Return the current streams of the thread, one for each device."""
     if not hasattr(_now, "streams"):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FAKE
 
 import opsgrad as og
 from opsgrad.backends.cupy import CupyBackend
@@ -21,6 +20,7 @@ from opsgrad.conformance.target import backend_targets
 
 backends = sys.modules["opsgrad.backends"]  # opsgrad.backends is the function
 INSTALLED = importlib.util.find_spec("cupy") is not None
+FAKE = Path(__file__).parent / "fake_cupy"
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "on-a-gpu.md"
 
 

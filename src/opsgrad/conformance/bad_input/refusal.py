@@ -84,6 +84,7 @@ def nothing_runs(op: Any = None) -> Iterator[None]:
         if hasattr(op, "body"):
             early = op._body._replace(function=_early("the body ran"))
             _replace(stack, op, "_body", early)
+            _replace(stack, op._planner, "_kept", {})  # plans keep what runs their body
         for backend in _with_subclasses(og.Backend):
             for name in WORK.keys() & vars(backend).keys():
                 _replace(stack, backend, name, WORK[name](vars(backend)[name]))

@@ -176,8 +176,8 @@ def test_use_backend_is_the_tasks_own(eager_target: Target) -> None:
 def results(name: str, standard: bool, op: Any = None) -> list[bytes]:
     """Return the bits of a few calls on the target called `name`; run in other processes."""
     target = namespace_target(name) if standard else backend_targets(name)[0]
-    # Large enough for any engine, so that it does not matter what has been compiled before.
-    x = target.put(np.linspace(-3, 3, 1 << 14, dtype="float32").reshape(128, 128))
+    # Large enough for any engine, in pieces too, so that it does not matter what has been compiled.
+    x = target.put(np.linspace(-3, 3, 1 << 16, dtype="float32").reshape(256, 256))
     out = []
     for one in (op or og.softmax, og.sigmoid, og.lp_norm, og.relumax):
         y, pull = og.vjp(one, x)

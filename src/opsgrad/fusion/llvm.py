@@ -20,6 +20,8 @@ from opsgrad.fusion.trace import BOOLEAN, INTEGER, Kind
 
 BLOCK = 16
 """How many vectors are added up before the sum is put aside: sums stay short, errors small."""
+SHORT_BLOCK = 4
+"""The same for short rows, whose terms all go into one vector: a sum of 13 of them cost 2 ULP."""
 
 
 class Inverse(NamedTuple):
@@ -147,7 +149,8 @@ class Printer:
         if isinstance(self.lanes, AlongRow):
             self._along_the_row(phase, sums)
         elif isinstance(self.lanes, ShortRows):
-            with self._masked_loop(I64(0)) as column:
+            whole = self._blocks(self.frame.length, self.width, sums, SHORT_BLOCK)
+            with whole as column, self._masked(column):
                 self._entries(phase, column, sums)
         else:
             with self._blocks(self.frame.length, 1, sums) as column:
@@ -163,29 +166,27 @@ class Printer:
         with self._blocks(whole, step, sums) as column:
             self._entries(phase, column, sums)
         four, self.lanes = self.lanes, AlongRow(self.frame, 1)
-        with self._masked_loop(whole) as column:
+        with self._loop(whole, self.frame.length, self.width) as column, self._masked(column):
             self._entries(phase, column, sums)
         self.lanes = four
 
     @contextmanager
-    def _masked_loop(self, begin: Any) -> Iterator[Any]:
-        """Loop along the row, one vector at a time."""
-        frame = self.frame
-        with self._loop(begin, frame.length, self.width) as column:
-            frame.mask = frame.below(column, frame.length)
-            yield column
-            frame.mask = None
+    def _masked(self, column: Any) -> Iterator[None]:
+        """Mask what lies beyond the end of the row."""
+        self.frame.mask = self.frame.below(column, self.frame.length)
+        yield
+        self.frame.mask = None
 
     @contextmanager
-    def _blocks(self, end: Any, step: int, sums: Any) -> Iterator[Any]:
-        """Loop along the row, putting the sums aside after every `BLOCK` steps."""
+    def _blocks(self, end: Any, step: int, sums: Any, block: int = BLOCK) -> Iterator[Any]:
+        """Loop along the row, putting the sums aside after every `block` steps."""
         b = self.builder
         if not sums:
             with self._loop(I64(0), end, step) as column:
                 yield column
             return
-        with self._loop(I64(0), end, step * BLOCK) as first:
-            last = b.add(first, I64(step * BLOCK))
+        with self._loop(I64(0), end, step * block) as first:
+            last = b.add(first, I64(step * block))
             last = b.select(b.icmp_signed("<", last, end), last, end)
             with self._loop(first, last, step) as column:
                 yield column

@@ -15,7 +15,7 @@ from opsgrad.ops._rows import (
     row_max,
     shifted_exp,
 )
-from opsgrad.ops.softmax import log_softmax
+from opsgrad.ops.softmax import log_softmax, softmax
 
 HingeKind = Literal["crammer_singer", "weston_watkins"]
 
@@ -407,7 +407,7 @@ def _excess(xp: Namespace, logits: Array, targets: Array, axis: int) -> tuple[Ar
     """Return ŷ·Σt - t, the gradient by the logits, and log ŷ, that by the targets negated."""
     e = shifted_exp(xp, logits, axis)
     sums = e.sums(xp, logits, axis)
-    y = e.terms / sums.all
+    y = e.softmax(sums)
     z = y * xp.sum(targets, axis=axis, keepdims=True) - targets
     z = z - y * xp.sum(z, axis=axis, keepdims=True)  # exact where ŷ is nearly 1
     return z, e.log_softmax(xp, sums)
@@ -530,7 +530,7 @@ def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) ->
 def _(xp: Namespace, logits: Array, labels: Array, dlogits: Array, /, *, axis: int) -> Array:
     mask = class_mask(xp, logits, labels, axis)
     ahead = dlogits - _pick(xp, mask, dlogits, axis)
-    y = shifted_exp(xp, logits, axis).softmax(xp, axis)
+    y = softmax.body(xp, logits, axis=axis)
     out = xp.squeeze(_pick(xp, ~mask, y * ahead, axis), axis=axis)
     return nan_where_no_class(xp, out, logits, labels, axis)
 

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import JOINT, SEED, Work, frozen, not_installed, nothing
+from opsgrad.backends._tasks import MOST_KNOWN, MOST_PARAMETERS, task_of, why_not
+from opsgrad.backends.protocol import JOINT, Work, frozen, not_installed, nothing
 
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
-
-MOST_PARAMETERS = 16
-"""So many parameter sets of a body or rule are compiled. Who changes one from step to step, as in
-annealing, would wait for the compiler each time: from then on it runs as it is written."""
-MOST_KNOWN = 4096
 
 _known: dict[Any, Any] = {}
 """The compiled bodies and rules, by what they compute; what runs as it is written is there too.
@@ -36,13 +31,9 @@ def offer(work: Work, fallback: Callable[..., Any] = nothing) -> "Offered | str"
 
     Where nothing compiled takes the arrays it returns what `fallback` gives.
     """
-    reason = why_unavailable()
+    reason = why_unavailable() or why_not(work)
     if reason is not None:
         return reason
-    if not work.rowwise or work.role not in ("value", "vjp", "jvp", JOINT):
-        return "kernels are for what runs row by row"
-    if work.dtype not in (np.float32, np.float64):
-        return f"kernels compute in float32 and float64, not in {work.dtype}"
     try:
         return Offered(work, fallback)
     except TypeError:
@@ -78,18 +69,7 @@ class Offered:
     @functools.cached_property
     def task(self) -> Any:
         """What is to be compiled."""
-        from opsgrad.fusion import tables
-
-        work = self.work
-        return tables.Task(
-            function=work.function,
-            names=work.names,
-            parameters=work.parameters,
-            dtype=np.dtype(work.dtype),
-            elementwise=work.elementwise,
-            labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
-            numbers=frozenset({SEED}),
-        )
+        return task_of(self.work)
 
     def _fused(self) -> Any:
         from opsgrad.fusion import cpu, tables

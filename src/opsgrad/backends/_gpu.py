@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 
 from opsgrad._arrays import reduced
-from opsgrad._signature import Role
 from opsgrad._typing import Array
-from opsgrad.backends.protocol import JOINT, SEED, Kernel, Work, frozen, nothing
-
-MOST_PARAMETERS = 16
-"""So many parameter sets of a body or rule are compiled; see the CPU engine."""
-MOST_KNOWN = 4096
+from opsgrad.backends._tasks import MOST_KNOWN, MOST_PARAMETERS, task_of, why_not
+from opsgrad.backends.protocol import JOINT, Kernel, Work, frozen, nothing
 
 _known: dict[Any, Any] = {}
 """The compiled bodies and rules, by what they compute."""
@@ -25,22 +21,12 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
 
     Where it does not take the arrays it returns what `fallback` gives, or None for both at once.
     """
-    if not work.rowwise or work.role not in ("value", "vjp", "jvp", JOINT):
-        return "kernels are for what runs row by row"
-    dtype = np.dtype(work.dtype)
-    if dtype not in (np.float32, np.float64):
-        return f"kernels compute in float32 and float64, not in {dtype}"
+    reason = why_not(work)
+    if reason is not None:
+        return reason
     from opsgrad.fusion import tables
 
-    task = tables.Task(
-        function=work.function,
-        names=work.names,
-        parameters=work.parameters,
-        dtype=dtype,
-        elementwise=work.elementwise,
-        labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
-        numbers=frozenset({SEED}),
-    )
+    task = task_of(work)
     reason = tables.why_not(task)
     if reason is not None:
         return f"no kernel can be made of it: {reason}"
@@ -84,7 +70,6 @@ class _OnCupy:
 
     def __init__(self, fused: Any) -> None:
         self.fused = fused
-
         self.dtype = fused.task.dtype.name
 
     def __call__(self, *arrays: Array | None) -> Any:

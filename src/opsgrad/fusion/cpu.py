@@ -145,7 +145,6 @@ class _Call:
     ) -> None:
         self.task = task
         self.geometry = geometry
-        self.program = program
         self.address, self.entry = kernel
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis

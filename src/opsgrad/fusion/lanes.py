@@ -165,6 +165,11 @@ class Lanes(abc.ABC):
         kind = self.frame.vector.real
         return [self.frame.load(address, kind) for address in self.addresses(number, column)]
 
+    def _successive(self, first: Any, size: int | None = None) -> list[Any]:
+        """Return where vectors are that follow one another, of entries of `size` bytes."""
+        step = self.frame.width * (self.frame.size if size is None else size)
+        return [self.frame.at(first, copy * step) for copy in range(self.copies)]
+
     def _type(self, node: Node) -> Any:
         return I64 if node.dtype == INTEGER else self.frame.form.real
 
@@ -183,10 +188,6 @@ class AlongRow(Lanes):
         b, frame = self.frame.builder, self.frame
         entry = b.add(b.mul(frame.length, I64(number)), column)
         return self._successive(frame.at(frame.scratch, b.mul(entry, I64(frame.size))))
-
-    def _successive(self, first: Any) -> list[Any]:
-        step = self.frame.width * self.frame.size
-        return [self.frame.at(first, copy * step) for copy in range(self.copies)]
 
     def index(self, column: Any) -> list[Any]:
         b, frame = self.frame.builder, self.frame
@@ -314,10 +315,6 @@ class AcrossRows(Lanes):
         entry = b.add(b.mul(frame.length, I64(number)), column)
         rows = frame.width * UNROLL
         return self._successive(frame.at(frame.scratch, b.mul(entry, I64(frame.size * rows))))
-
-    def _successive(self, first: Any, size: int | None = None) -> list[Any]:
-        step = self.frame.width * (self.frame.size if size is None else size)
-        return [self.frame.at(first, copy * step) for copy in range(self.copies)]
 
     def index(self, column: Any) -> list[Any]:
         return [self.frame.splat(self.frame.builder.trunc(column, I32))] * self.copies

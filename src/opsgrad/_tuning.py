@@ -23,9 +23,9 @@ def warmup(ops: Any, dtypes: Iterable[Any] = ("float32",)) -> None:
     together, as `value_and_grad` has them. Losses are compiled for every ``reduction``, where no
     ``functools.partial`` says which.
 
-    Without it the first large array of each data type waits for the compiler, for 0.1 to 0.5 s an
-    op, and small ones run as they are written until then. What was compiled is kept on disk for
-    other processes too, in the user's cache directory or where ``OPSGRAD_CACHE_DIR`` says.
+    Without it the first large array of each data type waits for the compiler, for 0.1 to 0.6 s a
+    body or rule, and small ones run as they are written until then. What was compiled is kept on
+    disk for other processes too, in the user's cache directory or where ``OPSGRAD_CACHE_DIR`` says.
 
     Parameters
     ----------

@@ -211,7 +211,7 @@ def run_on_cluster(directory: Path, count: int, settings: argparse.Namespace) ->
         threads_per_worker=1,
         processes=True,
         memory_limit=settings.memory_limit * MEGABYTE,
-        dashboard_address=None,
+        dashboard_address=":0",  # no fixed port: another cluster may have it
     )
     with cluster, Client(cluster) as client:
         difference = gradient_difference(directory, initial_parameters(settings.seed), batches[0])
@@ -269,8 +269,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     settings = parser.parse_args(arguments)
     if min(settings.epochs, settings.batch) < 1 or settings.seed < 0:
         parser.error("--epochs and --batch must be at least 1, --seed at least 0")
-    if settings.memory_limit < 256:
-        parser.error("--memory-limit: Python, NumPy and Dask alone take up to 200 MB; allow 256")
+    if settings.memory_limit < 384:
+        # At 80 % of its limit a worker takes no more work until it has less: with 256 MB both waited
+        # for ever where Python, NumPy, Dask and one batch had taken 205.
+        parser.error("--memory-limit: Python, NumPy and Dask alone take up to 200 MB; allow 384")
     if settings.batch * CHUNK_BYTES * 2 > settings.data * MEGABYTE:
         parser.error("--batch: the data must make two batches, one to train on and one to test on")
     if settings.data <= settings.memory_limit:

@@ -30,7 +30,7 @@ def example() -> Iterator[ModuleType]:
 def run(example: ModuleType) -> tuple[Any, str]:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        outcome = example.main(["--data", "280", "--memory-limit", "256", "--epochs", "1"])
+        outcome = example.main(["--data", "400", "--memory-limit", "384", "--epochs", "1"])
     return outcome, printed.getvalue()
 
 

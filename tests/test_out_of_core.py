@@ -58,7 +58,7 @@ def test_the_table_says_so(run: tuple[Any, str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "300", "--memory-limit", "300"], "--data must exceed"),
+        (["--data", "400", "--memory-limit", "400"], "--data must exceed"),
         (["--memory-limit", "100"], "--memory-limit"),
         (["--epochs", "0"], "--epochs"),
         (["--batch", "80"], "--batch"),

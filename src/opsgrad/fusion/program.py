@@ -59,6 +59,11 @@ class Program(NamedTuple):
     scratch: int
     """The number of rows of scratch memory."""
 
+    @property
+    def key(self) -> str:
+        """Return all that machine code depends on, which a text for readers need not have."""
+        return repr((self.graph.dtype, self.graph.nodes, *self[1:]))
+
     def __str__(self) -> str:
         """Return the program as a reader wants it: a line for each step."""
         return "\n".join(_Listing(self).lines())
@@ -234,7 +239,8 @@ class _Listing:
     def lines(self) -> Iterator[str]:
         """Yield the lines."""
         for count, phase in enumerate(self.program.phases):
-            yield from self._once(n for step in phase.steps for n in self.nodes[step].arguments)
+            taken = (n for n in phase.steps + phase.reductions for n in self.nodes[n].arguments)
+            yield from self._once((*taken, *(self.program.outputs[n] for n in phase.stored)))
             yield f"phase {count}, along the row:"
             yield from self._phase(phase)
         for number, kind in enumerate(self.program.kinds):

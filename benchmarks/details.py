@@ -34,7 +34,10 @@ STARTS = {
 
 
 def overhead(seconds: float = 2.0) -> Iterator[Group]:
-    """Yield the time of small calls, and of the same body without the call path around it."""
+    """Yield the time of small calls, and of the same body without the call path around it.
+
+    Before anything is compiled, and after `warmup`.
+    """
     namespace = og.backends()["numpy"].namespace
     for case in cases(CALLED, shapes=[SMALL], dtypes=["float32"], roles=["value"]):
         arrays, op = inputs(case).arrays, TABLE[case.op].op
@@ -42,7 +45,15 @@ def overhead(seconds: float = 2.0) -> Iterator[Group]:
         calls = {OURS: functools.partial(op, *arrays), "body": functools.partial(_quiet, body)}
         times = time_by_turns(calls, seconds)
         called, alone = (times[name].least for name in calls)
-        yield {"op": case.op, "seconds": called, "body": alone, "overhead": called - alone}
+        og.warmup(op)
+        (warm,) = time_by_turns({OURS: calls[OURS]}, seconds / 2).values()
+        yield {
+            "op": case.op,
+            "seconds": called,
+            "body": alone,
+            "overhead": called - alone,
+            "compiled": warm.least,
+        }
 
 
 def _quiet(body: Callable[[], Array]) -> Array:

@@ -141,14 +141,18 @@ class Report:
         return [role, dtype, str(len(chosen)), every, *each, str(sum(m.is_behind for m in chosen))]
 
     def _calls(self) -> str:
+        measured = ("seconds", "body", "overhead", "compiled")
         rows = [
-            [one["op"], *(f"{one[name] * 1e6:.2f}" for name in ("seconds", "body", "overhead"))]
+            [one["op"], *(f"{one[name] * 1e6:.2f}" for name in measured)]
             for one in self._of("overhead")
         ]
         if not rows:
             return ""
-        words = "Microseconds of a call with float32 arrays of 64×10, and of its body alone.\n\n"
-        return words + markdown(("op", "call", "body", "difference"), rows)
+        words = (
+            "Microseconds of a call with float32 arrays of 64×10, and of its body alone, before "
+            "anything is compiled; and of a call after `warmup`.\n\n"
+        )
+        return words + markdown(("op", "call", "body", "difference", "compiled"), rows)
 
     def _starting(self) -> str:
         starts = dict(self._of("starts"))

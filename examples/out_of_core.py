@@ -270,8 +270,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if min(settings.epochs, settings.batch) < 1 or settings.seed < 0:
         parser.error("--epochs and --batch must be at least 1, --seed at least 0")
     if settings.memory_limit < 384:
-        # At 80 % of its limit a worker takes no more work until it has less: with 256 MB both waited
-        # for ever where Python, NumPy, Dask and one batch had taken 205.
+        # At 80 % of its limit a worker takes no more work until it holds less: of 256 MB, Python,
+        # NumPy, Dask and one batch had taken so much, and both workers waited for ever.
         parser.error("--memory-limit: Python, NumPy and Dask alone take up to 200 MB; allow 384")
     if settings.batch * CHUNK_BYTES * 2 > settings.data * MEGABYTE:
         parser.error("--batch: the data must make two batches, one to train on and one to test on")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import fresh_engine
 
 import opsgrad as og
 from opsgrad.annotations import Shared
@@ -244,8 +245,7 @@ needs_llvmlite = pytest.mark.skipif(
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Compile for chunks of any size, with nothing compiled before; list what the kernels took."""
-    monkeypatch.setattr(_engine, "FROM", 1)
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch, 1)
     calls: list[Any] = []
     call = cpu.Fused.__call__
 
@@ -438,7 +438,7 @@ def test_an_op_made_here_runs_there(client: Any) -> None:
 
 @needs_llvmlite
 def test_workers_make_kernels_of_their_own(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch)
 
     def kernels() -> list[str]:
         from opsgrad.backends import _engine

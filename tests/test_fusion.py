@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import fresh_engine
 
 import opsgrad as og
 from opsgrad.backends import _engine
@@ -107,15 +108,13 @@ def test_without_scratch_memory_things_are_computed_again() -> None:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile for arrays of any size, with nothing compiled before."""
-    monkeypatch.setattr(_engine, "FROM", 1)
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch, 1)
 
 
 def plain(op: Any, arrays: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
     """Return value and gradients from the bodies as they are written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_engine, "FROM", math.inf)
-        patch.setattr(_engine, "_known", {})
+        fresh_engine(patch, math.inf)
         return both(op, arrays, params)
 
 
@@ -381,7 +380,7 @@ def test_an_op_of_ones_own_is_fused() -> None:
 def test_small_arrays_run_as_written_until_a_large_one_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch)
     small, large = np.zeros((4, 4), np.float32), np.zeros((200, 200), np.float32)
     og.softmax(small)
     assert not _engine._known
@@ -417,7 +416,7 @@ def test_the_conformance_suite_passes_through_the_engine() -> None:
 
 @needs_llvmlite
 def test_warmup_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch)
     og.warmup([og.softmax, functools.partial(og.relumax, b=2.0)], dtypes=["float32"])
     assert len(_engine._known) == 2 * 3
     assert all(isinstance(one, cpu.Fused) and one._compiled for one in _engine._known.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import fresh_engine
 
 import opsgrad as og
 from opsgrad.annotations import Reduction
@@ -31,8 +32,7 @@ JOINTLY = [row for row in TABLE.values() if row.name not in ("dense", "prelu")]
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile for arrays of any size, with nothing compiled before."""
-    monkeypatch.setattr(_engine, "FROM", 1)
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch, 1)
 
 
 def compiled() -> dict[Any, Any]:
@@ -293,7 +293,7 @@ def test_no_more_memory_than_the_results(row: Row) -> None:
 
 @needs_llvmlite
 def test_small_arrays_run_as_apart_until_a_large_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch)
     function = og.value_and_grad(og.softmax_cross_entropy)
     small, large = np.full((4, 4), 0.25), np.full((200, 200), 0.005)
     function(small, small)
@@ -308,7 +308,7 @@ def test_small_arrays_run_as_apart_until_a_large_one_comes(monkeypatch: pytest.M
 @needs_llvmlite
 @pytest.mark.parametrize("op", [og.softmax_cross_entropy, og.squared_error])
 def test_warmup_compiles_every_reduction(op: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch)
     og.warmup(functools.partial(op, reduction="sum"))
     assert len(compiled()) == 3
     og.warmup(op)

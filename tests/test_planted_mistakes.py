@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import fresh_engine
 from libraries import library_named
 
 from opsgrad._op import Op
-from opsgrad.backends import _engine
 from opsgrad.conformance import TABLE, Row
 from opsgrad.conformance.checks import (
     check_adjoint,
@@ -81,8 +81,7 @@ def test_wrong_sign_of_value_and_gradient_together_is_caught(
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_engine, "FROM", compile_from)
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch, compile_from)
     op = copy_of(row.op)
     if role == "value":
         op._body = op._body._replace(function=wrong(op.body, 0))

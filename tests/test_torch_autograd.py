@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import fresh_engine
 
 import opsgrad as og
-from opsgrad.backends import _engine
 from opsgrad.conformance import TABLE, Row
 from opsgrad.conformance.checks import direction, sample
 from opsgrad.conformance.row import LABELS, Point
@@ -53,8 +53,7 @@ def calls_in_graph(y: Any) -> int:
 @pytest.fixture
 def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run bodies and rules as they are written, whatever an earlier test had compiled."""
-    monkeypatch.setattr(_engine, "FROM", math.inf)
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch, math.inf)
 
 
 # -- smooth points: PyTorch's own numerical checks -----------------------------------------------

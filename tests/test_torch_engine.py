@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine import fresh_engine
 
 import opsgrad as og
 from opsgrad.backends import _engine
@@ -30,8 +31,7 @@ Taken = list[tuple[Any, ...]]
 @pytest.fixture(autouse=True)
 def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """Compile for arrays of any size, with nothing compiled before; list what the kernels took."""
-    monkeypatch.setattr(_engine, "FROM", 1)
-    monkeypatch.setattr(_engine, "_known", {})
+    fresh_engine(monkeypatch, 1)
     calls: Taken = []
     call = cpu.Fused.__call__
 

@@ -35,6 +35,7 @@ from opsgrad._signature import Argument, Role, Shape, Signature
 from opsgrad._typing import Array, DType
 from opsgrad.backends import asked_for, backend_in_force
 from opsgrad.backends.protocol import Backend, Kernel, Work, frozen, nothing
+from opsgrad.fusion.form import Form, Learnt
 
 Arrays = tuple[Array | None, ...]
 Narrow = Callable[[tuple[Any, ...], DType], Any]
@@ -54,6 +55,11 @@ class Rule(NamedTuple):
     """The cotangent or the tangents that it takes after these."""
     takes: tuple[str, ...]
     """The parameters that it takes."""
+
+    @property
+    def keeps_result(self) -> bool:
+        """Whether it works from what the body returns."""
+        return "y" in self.keeps or "kept" in self.keeps
 
 
 class Input(NamedTuple):
@@ -112,6 +118,9 @@ class Plan:
         self._narrows: dict[str, Narrow | None] = {}
         # Those that return value and gradients together, by the arrays to differentiate by.
         self._joint: dict[tuple[int, ...], Callable[..., Any]] = {}
+        # What is to be told of direct calls that take the arrays as the caller gave them.
+        self.told: Callable[[str | tuple[int, ...], Learnt], None] | None = None
+        self._direct_pull: Callable[..., Any] | None = None
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -153,11 +162,37 @@ class Plan:
         kernel = self.kernel(rule)
         if isinstance(kernel, Kernel):
             ready = kernel.call
+            self._ask(kernel, rule)
         else:
             ready = self.backend.runner(rule.function, self._taken(rule))
         if kernel:  # else the backend is to be asked again
             self._ready[rule.role] = ready
         return ready
+
+    def _ask(self, kernel: Kernel, rule: Rule) -> None:
+        """Ask for direct calls of a body or VJP rule: later calls skip all that is done here."""
+        if kernel.direct is None or self.told is None:
+            return
+        if rule.role == "value":
+            form = Form(classes=self._classes())
+            kernel.direct(form, functools.partial(self.told, rule.role))
+        elif rule.role == "vjp" and self.parameters.get("reduction", "none") == "none":
+            # All of them have a gradient, or they would not go in as they are.
+            shapes = tuple(self.every[number].shape for number in self.slopes)
+            form = Form(shapes=shapes, places=tuple(self.slopes), size=self.given)
+            kernel.direct(form, self._take_pull)
+
+    def _take_pull(self, learnt: Learnt) -> None:
+        self._direct_pull = learnt(self._direct_pull)
+
+    def _classes(self) -> tuple[int, ...]:
+        """Return, for each array, how many classes its labels name, 0 where it holds none."""
+        classes = self.every[0].shape[self.parameters["axis"]] if self._has_labels else 0
+        return tuple(classes if one.argument.role is Role.LABELS else 0 for one in self.every)
+
+    @property
+    def _has_labels(self) -> bool:
+        return any(one.argument.role is Role.LABELS for one in self.every)
 
     def kernel(self, rule: Rule) -> Kernel | str:
         """Return what the backend offers for a rule, or why it offers nothing."""
@@ -199,9 +234,8 @@ class Plan:
         kernel, share = self.kernel(rule), self._share()
         call: Callable[..., Any] = nothing
         if isinstance(kernel, Kernel) and share is not None:
-            call = self._fed(
-                kernel, self.backend.number(share, dtype=self.compute, device=self.device)
-            )
+            seed = self.backend.number(share, dtype=self.compute, device=self.device)
+            call = self._fed(kernel, seed, numbers)
         if kernel:
             self._joint[numbers] = call
         return call
@@ -213,9 +247,13 @@ class Plan:
         shape = self._examples_shape()
         return None if 0 in shape or not all(map(known, shape)) else 1.0 / math.prod(shape)
 
-    def _fed(self, kernel: Kernel, seed: Any) -> Callable[..., Any]:
+    def _fed(self, kernel: Kernel, seed: Any, numbers: tuple[int, ...]) -> Callable[..., Any]:
         """Return a kernel for value and gradients as a function of the op's arrays as they are."""
         if self.exact:
+            if kernel.direct is not None and self.told is not None:
+                shapes = (None, *(self.every[number].shape for number in numbers))
+                form = Form((seed,), self._classes(), shapes, size=1 + len(numbers))
+                kernel.direct(form, functools.partial(self.told, numbers))
             return functools.partial(kernel.call, seed)
         narrow = kernel.narrow
         if self.result == self.compute or narrow is None:
@@ -227,6 +265,10 @@ class Plan:
         self, rule: Rule, kept: Sequence[Any], shape: Shape, values: Sequence[Any]
     ) -> tuple[Array | None, ...]:
         """Apply the VJP rule to the one cotangent, of `shape`: a gradient for each array given."""
+        if self._direct_pull is not None:
+            pulled_at_once: Arrays | None = self._direct_pull(*kept, *values)
+            if pulled_at_once is not None:
+                return pulled_at_once
         if len(values) != 1:
             raise ArgumentError(f"{self.op}: a pullback takes one cotangent, got {len(values)}")
         cotangent = self._cotangent(rule, values[0], shape)
@@ -514,12 +556,33 @@ class Planner:
         self.rowwise = "axis" in signature.parameters
         self._has_labels = any(one.role is Role.LABELS for one in signature.arguments)
         self._kept: dict[Hashable, Plan] = {}
+        # Direct calls, by what is wanted ("value", or the arrays of the gradients), the type of the
+        # first array, and the parameters.
+        self.known: dict[Hashable, Callable[..., Any]] = {}
 
     def describe(self, *, elementwise: bool = False, rowwise: bool = False) -> None:
         """Take in what a new rule says about the op; plans made before know nothing of it."""
         self.elementwise = self.elementwise or elementwise
         self.rowwise = self.rowwise or rowwise
-        self._kept = {}
+        self._kept, self.known = {}, {}
+
+    def direct(
+        self,
+        wanted: str | tuple[int, ...],
+        given: tuple[Any, ...],
+        parameters: Mapping[str, Any],
+        backend: str | None,
+    ) -> Any:
+        """Return the result of a call that has gone the long way before; None for others."""
+        if not given or backend or backend_in_force():
+            return None
+        try:
+            call = self.known.get(
+                (wanted, type(given[0]), *(frozen(parameters) if parameters else ()))
+            )
+        except TypeError:
+            return None
+        return None if call is None else call(*given)
 
     def plan(
         self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
@@ -550,7 +613,17 @@ class Planner:
             if len(self._kept) >= MOST_PLANS:
                 self._kept.clear()
             self._kept[key] = plan
+            if not (plan.missing or plan.takes_foreign) and plan.exact:
+                plan.told = functools.partial(self._learn, type(given[0]), own)
         return plan, arrays
+
+    def _learn(
+        self, kind: type, own: tuple[Any, ...], wanted: str | tuple[int, ...], learnt: Learnt
+    ) -> None:
+        key = (wanted, kind, *own)
+        call = learnt(self.known.get(key))
+        if call is not None:
+            self.known[key] = call
 
     def _make(
         self, given: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None

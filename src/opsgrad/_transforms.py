@@ -239,22 +239,25 @@ def value_and_grad(
     array([[-0.375,  0.125,  0.125,  0.125],
            [ 0.125,  0.125,  0.125, -0.375]])
     """
-    function, _, _ = unwrap("value_and_grad", op, {})
+    function, fixed, chosen = unwrap("value_and_grad", op, {})
     given = argnums if isinstance(argnums, tuple) else (argnums,)
     every = len(function.array_names)
     numbers = tuple(
         _array_number("value_and_grad", "argnums", function, one, every) for one in given
     )
     wanted = tuple(sorted(set(numbers)))
+    places = tuple(wanted.index(number) for number in numbers)
+    last = max(numbers, default=-1)
 
     def run(*arrays: Any, **parameters: Any) -> tuple[Any, Any]:
-        _, complete, backend = unwrap("value_and_grad", op, parameters)
-        if arrays:  # without any, the op says what is missing
-            for number in numbers:
-                _array_number("value_and_grad", "argnums", function, number, len(arrays))
+        backend = parameters.pop("backend", chosen)
+        complete = fixed | parameters if fixed else parameters
+        if 0 < len(arrays) <= last:  # without any, the op says what is missing
+            _array_number("value_and_grad", "argnums", function, last, len(arrays))
         value, gradients = function.value_and_gradients(arrays, complete, backend, wanted)
-        chosen = tuple(gradients[wanted.index(number)] for number in numbers)
-        return value, chosen if isinstance(argnums, tuple) else chosen[0]
+        if not isinstance(argnums, tuple):
+            return value, gradients[0]
+        return value, tuple([gradients[place] for place in places])
 
     return run
 

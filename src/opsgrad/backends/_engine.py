@@ -10,6 +10,7 @@ import numpy as np
 from opsgrad._typing import Array
 from opsgrad.backends._tasks import MOST_KNOWN, MOST_PARAMETERS, task_of, why_not
 from opsgrad.backends.protocol import JOINT, Work, frozen, not_installed, nothing
+from opsgrad.fusion.form import Form, Learnt
 
 FROM = int(os.environ.get("OPSGRAD_FUSE_FROM", "16384"))
 """From so many entries on a kernel is compiled if there is none; below, the body runs as it is."""
@@ -51,6 +52,7 @@ class Offered:
         hash(self.key)
         self._compiled: Any = None
         self._seen = -1
+        self._asked: tuple[Form, Callable[[Learnt], None]] | None = None
 
     def __call__(self, *arrays: Array | None) -> Any:
         if len(_known) != self._seen:  # something was compiled since: perhaps this
@@ -64,7 +66,23 @@ class Offered:
             else:
                 return self.fallback(*arrays)
         out = self._compiled(*arrays)
-        return self.fallback(*arrays) if out is None else out
+        if out is None:
+            return self.fallback(*arrays)
+        if self._asked is not None:
+            self._tell(arrays, *self._asked)
+        return out
+
+    def ask(self, form: Form, told: Callable[[Learnt], None]) -> None:
+        """Have `told` be told how to call the kernel directly, when it first runs."""
+        self._asked = form, told
+
+    def _tell(
+        self, arrays: tuple[Array | None, ...], form: Form, told: Callable[[Learnt], None]
+    ) -> None:
+        self._asked = None
+        learnt = self._compiled.learnt(arrays, form)
+        if learnt is not None:
+            told(learnt)
 
     @functools.cached_property
     def task(self) -> Any:

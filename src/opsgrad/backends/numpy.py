@@ -84,4 +84,6 @@ class NumPyBackend(Backend):
 
     def kernel(self, work: Work) -> Kernel | str:
         offered = _engine.offer(work, self.runner(work.function, work.parameters))
-        return offered if isinstance(offered, str) else Kernel(offered, offered.words)
+        if isinstance(offered, str):
+            return offered
+        return Kernel(offered, offered.words, direct=offered.ask)

@@ -12,6 +12,7 @@ import numpy as np
 from opsgrad._errors import BackendUnavailableError
 from opsgrad._signature import Argument
 from opsgrad._typing import Array, DType, Namespace
+from opsgrad.fusion.form import Form, Learnt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +160,10 @@ class Kernel(NamedTuple):
     narrow: Callable[[tuple[Any, ...], DType], Any] | None = None
     """The same on arrays that are stored in less precision than is computed in: takes all of them,
     and the data type of the results. None: they are widened before, and results rounded after."""
+    direct: Callable[[Form, Callable[[Learnt], None]], None] | None = None
+    """Takes what is to be told of a direct call, of that form, once the kernel has run. A direct
+    call takes only arrays of the types, shapes and layouts that it knows, at once and without
+    Python; for others it returns None."""
 
 
 class Autodiff(NamedTuple):

@@ -1,13 +1,15 @@
 """The CPU engine: bodies and rules on NumPy arrays, each as one compiled loop over the data."""
 
 import ctypes
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from opsgrad.fusion import threads
+from opsgrad.fusion import direct, threads
+from opsgrad.fusion.form import Form, Learnt
 from opsgrad.fusion.program import (
     SHORT,
     TOGETHER,
@@ -30,7 +32,7 @@ PIECE = 1 << 13
 GRAIN = 1 << 13
 """The fewest entries worth handing to another thread."""
 DIRECT = 1 << 14
-"""Below so many entries a call goes straight to the kernel: its time is all overhead."""
+"""Below so many entries a call is direct: its time is mostly overhead."""
 MOST_CALLS = 256
 
 
@@ -42,15 +44,23 @@ class Fused:
         self.compile_from = compile_from
         self._calls: dict[Any, _Call | None] = {}
         self._compiled: dict[Any, tuple[Program, Any, Trace]] = {}
+        self._direct: Callable[..., Any] | None = None
 
     def __call__(self, *arrays: Array | None) -> Any:
         """Run the task on arrays in its data type, labels being int64; None if that cannot be."""
-        key = tuple([None if a is None else (a.shape, a.strides) for a in arrays])
+        if self._direct is not None and (out := self._direct(*arrays)) is not None:
+            return out
+        key = _layout(arrays)
         try:
             call = self._calls[key]
         except KeyError:
             call = self._prepare(key, arrays)
         return None if call is None else call(arrays)
+
+    def learnt(self, arrays: tuple[Array | None, ...], form: Form) -> Learnt | None:
+        """Return how to call the task directly for arrays that it has just run on, if it can be."""
+        call = self._calls.get(_layout(arrays))
+        return None if call is None else call.learnt(arrays, form)
 
     def _prepare(self, key: Any, arrays: tuple[Array | None, ...]) -> "_Call | None":
         geometry = table_of(self.task, arrays)
@@ -69,6 +79,9 @@ class Fused:
             pairs = zip(arrays, geometry.kinds, strict=True)
             axes = any(kind is Kind.NUMBER and a is not None and a.ndim for a, kind in pairs)
             call = self._call(geometry, contiguous, sums_up=not axes)
+            learnt = None if call is None else call.learnt(arrays, call.form)
+            if call is not None and learnt is not None:
+                call.direct, self._direct = learnt(None), learnt(self._direct)
         if len(self._calls) >= MOST_CALLS:
             self._calls.clear()
         self._calls[key] = call
@@ -112,7 +125,7 @@ class Fused:
             return Printer(program, inputs, width, across=across, flat=flat).print()
 
         way = "across" if geometry.across else "flat" if geometry.flat else "along"
-        key = f"{program}\n{inputs}\n{self.task.dtype} {width} {way}"
+        key = f"{program.key}\n{inputs}\n{self.task.dtype} {width} {way}"
         kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
         pointer = ctypes.c_void_p
@@ -188,16 +201,9 @@ class _Call:
         self.block = (ctypes.c_int64 * len(block))(*block)
         self.block_at = ctypes.addressof(self.block)
         self.contiguous = contiguous
-        self.small = entries < DIRECT and not self.scratch
+        self.small = entries < DIRECT and self.outer == 1
         self.single = self.structure == 0
-        self.plain = (
-            contiguous
-            and self.small
-            and self.outer == 1
-            and self.single
-            and self.reduction == "none"
-            and not self.over_rows
-        )
+        self.direct: Callable[..., Any] | None = None
 
     def _size(self, number: int) -> int:
         """Return the bytes of an entry of an input or output."""
@@ -221,9 +227,7 @@ class _Call:
 
     def __call__(self, arrays: tuple[Array | None, ...]) -> Any:
         """Run the kernel on arrays of this geometry."""
-        if self.plain:  # as below, written out: of a small call all this is a quarter
-            out = np.empty(self.shapes[0], self.task.dtype)
-            self.entry(self.block_at, None, None, 0, None, *map(id, arrays), id(out))
+        if self.direct is not None and (out := self.direct(*arrays)) is not None:
             return out
         if not self.contiguous:
             pairs = zip(arrays, self.kinds, strict=False)
@@ -231,14 +235,53 @@ class _Call:
         outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
         if self.outer > 1:
             self._run_parts((*arrays, *outputs))
-        elif self.small:
-            self.entry(self.block_at, None, None, 0, None, *map(id, arrays), *map(id, outputs))
         else:
             helpers, team, run, _ = threads.crew()
             memory = threads.memory_of_thread(self.scratch) if self.scratch else None
             every = (*map(id, arrays), *map(id, outputs))
             self.entry(self.block_at, run, team, helpers, memory, *every)
         return self._result(outputs)
+
+    @property
+    def form(self) -> Form:
+        """Return the form of a direct call that returns what the task does."""
+        return Form(size=None if self.single else len(self.shapes))
+
+    def learnt(self, arrays: tuple[Array | None, ...], form: Form) -> Learnt | None:
+        """Return how to call the kernel directly for arrays of this geometry, if it can be.
+
+        Not where the results are nested, or what is summed over rows is put together by NumPy.
+        """
+        flat = self.single or self.structure == tuple(range(len(self.shapes)))
+        if not (self.small and flat and not self.over_rows and self._as_they_are(arrays)):
+            return None
+        if form.shapes and not self._has_shapes(form.shapes):
+            return None
+        launch = direct.Launch(
+            self.address,
+            self.rows,
+            self.length,
+            self.rest,
+            list(self.strides),
+            self.scratch,
+            {"none": None, "sum": 1.0, "mean": self.values}[self.reduction],
+        )
+        dtype = np.dtype(self.task.dtype.type)  # which lasts: one that was unpickled need not
+        outputs = [direct.Output(shape, dtype) for shape in self.shapes]
+        if len(arrays) + len(outputs) > direct.MOST_ARRAYS:
+            return None
+        return functools.partial(direct.joined, direct.entry(launch, arrays, outputs, form))
+
+    def _has_shapes(self, expected: tuple[tuple[int, ...] | None, ...]) -> bool:
+        if len(expected) != len(self.shapes):
+            return False
+        pairs = zip(expected, self.shapes, strict=True)
+        return all(wanted is None or wanted == shape for wanted, shape in pairs)
+
+    def _as_they_are(self, arrays: tuple[Array | None, ...]) -> bool:
+        """Whether the kernel takes the arrays as they lie in memory."""
+        pairs = zip(arrays, self.kinds, strict=False)
+        return all(a is None or _contiguous(a, kind) is a for a, kind in pairs)
 
     def _run_parts(self, arrays: Sequence[Any]) -> None:
         """Run the kernel on each of the parts that lie one after the other in all arrays."""
@@ -282,6 +325,11 @@ def _sum_of_rows(parts: Array) -> Any:
         rest = parts[2 * half :]
         parts = np.concatenate([parts[:half] + parts[half : 2 * half], rest])
     return parts[0]
+
+
+def _layout(arrays: tuple[Array | None, ...]) -> Any:
+    """Return what of the arrays a call depends on."""
+    return tuple([None if a is None else (a.shape, a.strides) for a in arrays])
 
 
 def _contiguous(array: Array, kind: Kind | None) -> Array:

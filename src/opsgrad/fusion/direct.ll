@@ -1,0 +1,580 @@
+; A call of compiled tasks from its arguments to its result; direct.py explains how.
+;
+; A table is a header and entries, one for each kind of arrays that is known. All are 64-bit words.
+
+%header = type {
+  ptr,                ; 0  the type numpy.ndarray
+  ptr,                ; 1  None
+  ptr,                ; 2  Py_IncRef
+  ptr,                ; 3  Py_DecRef
+  ptr,                ; 4  PyTuple_New
+  ptr,                ; 5  PyTuple_SetItem
+  ptr,                ; 6  PyMem_RawMalloc
+  ptr,                ; 7  PyMem_RawFree
+  ptr,                ; 8  PyArray_Empty
+  ptr                 ; 9  PyArray_Return
+}
+%entry = type {
+  i64,                ; 0  words of this entry, 0 after the last
+  i64,                ; 1  number of arguments
+  i64,                ; 2  number of inputs that come before them, 0 or 1
+  i64,                ; 3  the number that this one holds
+  ptr,                ; 4  kernel
+  i64,                ; 5  rows
+  i64,                ; 6  length
+  i64,                ; 7  length of a shorter row after the last, or 0
+  i64,                ; 8  bytes of scratch memory
+  i64,                ; 9  number of outputs
+  i64,                ; 10 length of the tuple that is returned; -1 for the first output alone
+  i64,                ; 11 bytes of a number of the first output, if that is to be summed, or 0
+  double,             ; 12 what the sum is divided by
+  i64,                ; 13 word at which the strides begin
+  i64,                ; 14 word at which the arguments are described
+  i64                 ; 15 word at which the outputs are described
+}
+; An argument is described by the number of its data type, -1 for None; how many classes its labels
+; name, or 0; the number of axes; shape; strides. An output by the address of its data type, its place
+; in the tuple, the number of axes and shape.
+%description = type { i64, i64, i64 }
+; NumPy's arrays and data types, behind the head of every object.
+%array = type { ptr, i32, ptr, ptr, ptr, ptr, i32 }
+%dtype = type { ptr, i8, i8, i8, i32 }
+
+define ptr @direct(ptr %self, ptr %arguments, i64 %count) {
+  %fields = getelementptr i8, ptr %self, i64 {head}
+  %header = load ptr, ptr %fields
+  %first = getelementptr %header, ptr %header, i64 1
+  br label %look
+look:
+  %entry = phi ptr [ %first, %0 ], [ %next, %further ]
+  %words = load i64, ptr %entry
+  %over = icmp eq i64 %words, 0
+  br i1 %over, label %unknown, label %compare
+compare:
+  %fits = call i1 @fits(ptr %header, ptr %entry, ptr %arguments, i64 %count)
+  br i1 %fits, label %known, label %further
+further:
+  %next = getelementptr i64, ptr %entry, i64 %words
+  br label %look
+known:
+  %result = call ptr @answer(ptr %header, ptr %entry, ptr %arguments)
+  ret ptr %result
+unknown:
+  %nothing = call ptr @none(ptr %header)
+  ret ptr %nothing
+}
+
+define private ptr @none(ptr %header) {
+  %at = getelementptr %header, ptr %header, i64 0, i32 1
+  %none = load ptr, ptr %at
+  call void @increase(ptr %header, ptr %none)
+  ret ptr %none
+}
+
+define private void @increase(ptr %header, ptr %object) alwaysinline {
+  %at = getelementptr %header, ptr %header, i64 0, i32 2
+  %function = load ptr, ptr %at
+  call void %function(ptr %object)
+  ret void
+}
+
+define private void @decrease(ptr %header, ptr %object) alwaysinline {
+  %at = getelementptr %header, ptr %header, i64 0, i32 3
+  %function = load ptr, ptr %at
+  call void %function(ptr %object)
+  ret void
+}
+
+; -- whether an entry is for these arguments ------------------------------------------------------
+
+define private i1 @fits(ptr %header, ptr %entry, ptr %arguments, i64 %count) {
+  %expected.at = getelementptr %entry, ptr %entry, i64 0, i32 1
+  %expected = load i64, ptr %expected.at
+  %same = icmp eq i64 %expected, %count
+  br i1 %same, label %begin, label %no
+begin:
+  %word.at = getelementptr %entry, ptr %entry, i64 0, i32 14
+  %word = load i64, ptr %word.at
+  %first = getelementptr i64, ptr %entry, i64 %word
+  %type = load ptr, ptr %header
+  %none.at = getelementptr %header, ptr %header, i64 0, i32 1
+  %none = load ptr, ptr %none.at
+  br label %each
+each:
+  %number = phi i64 [ 0, %begin ], [ %number.next, %advance ]
+  %description = phi ptr [ %first, %begin ], [ %description.end, %advance ]
+  %more = icmp slt i64 %number, %count
+  br i1 %more, label %argument, label %yes
+argument:
+  %object.at = getelementptr ptr, ptr %arguments, i64 %number
+  %object = load ptr, ptr %object.at
+  %dtype = load i64, ptr %description
+  %class.at = getelementptr %description, ptr %description, i64 0, i32 1
+  %classes = load i64, ptr %class.at
+  %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
+  %axes = load i64, ptr %axes.at
+  %shape = getelementptr %description, ptr %description, i64 1
+  %strides = getelementptr i64, ptr %shape, i64 %axes
+  %description.end = getelementptr i64, ptr %strides, i64 %axes
+  %absent = icmp eq i64 %dtype, -1
+  br i1 %absent, label %left.out, label %present
+left.out:
+  %is.none = icmp eq ptr %object, %none
+  br i1 %is.none, label %advance, label %no
+present:
+  %type.at = getelementptr i8, ptr %object, i64 {type}
+  %type.is = load ptr, ptr %type.at
+  %an.array = icmp eq ptr %type.is, %type
+  br i1 %an.array, label %look.inside, label %no
+look.inside:
+  %fields = getelementptr i8, ptr %object, i64 {head}
+  %dtype.at = getelementptr %array, ptr %fields, i64 0, i32 5
+  %dtype.is = load ptr, ptr %dtype.at
+  %dtype.fields = getelementptr i8, ptr %dtype.is, i64 {head}
+  %number.at = getelementptr %dtype, ptr %dtype.fields, i64 0, i32 4
+  %number.short = load i32, ptr %number.at
+  %number.is = sext i32 %number.short to i64
+  %same.number = icmp eq i64 %number.is, %dtype
+  %order.at = getelementptr %dtype, ptr %dtype.fields, i64 0, i32 3
+  %order = load i8, ptr %order.at
+  %native = icmp eq i8 %order, 61  ; "="
+  %same.dtype = and i1 %same.number, %native
+  %axes.is.at = getelementptr %array, ptr %fields, i64 0, i32 1
+  %axes.short = load i32, ptr %axes.is.at
+  %axes.is = sext i32 %axes.short to i64
+  %same.axes = icmp eq i64 %axes.is, %axes
+  %flags.at = getelementptr %array, ptr %fields, i64 0, i32 6
+  %flags = load i32, ptr %flags.at
+  %aligned.bit = and i32 %flags, 256
+  %aligned = icmp ne i32 %aligned.bit, 0
+  %so.far = and i1 %same.dtype, %same.axes
+  %alike = and i1 %so.far, %aligned
+  br i1 %alike, label %geometry, label %no
+geometry:
+  %shape.at = getelementptr %array, ptr %fields, i64 0, i32 2
+  %shape.is = load ptr, ptr %shape.at
+  %strides.at = getelementptr %array, ptr %fields, i64 0, i32 3
+  %strides.is = load ptr, ptr %strides.at
+  br label %axis
+axis:
+  %place = phi i64 [ 0, %geometry ], [ %place.next, %same.axis ]
+  %values = phi i64 [ 1, %geometry ], [ %values.next, %same.axis ]
+  %more.axes = icmp slt i64 %place, %axes
+  br i1 %more.axes, label %one.axis, label %same.geometry
+one.axis:
+  %size.at = getelementptr i64, ptr %shape, i64 %place
+  %size = load i64, ptr %size.at
+  %size.is.at = getelementptr i64, ptr %shape.is, i64 %place
+  %size.is = load i64, ptr %size.is.at
+  %same.size = icmp eq i64 %size, %size.is
+  %stride.at = getelementptr i64, ptr %strides, i64 %place
+  %stride = load i64, ptr %stride.at
+  %stride.is.at = getelementptr i64, ptr %strides.is, i64 %place
+  %stride.is = load i64, ptr %stride.is.at
+  %same.stride = icmp eq i64 %stride, %stride.is
+  %both = and i1 %same.size, %same.stride
+  br i1 %both, label %same.axis, label %no
+same.axis:
+  %place.next = add i64 %place, 1
+  %values.next = mul i64 %values, %size
+  br label %axis
+same.geometry:
+  %unchecked = icmp eq i64 %classes, 0
+  br i1 %unchecked, label %advance, label %labels
+labels:
+  %data = load ptr, ptr %fields
+  br label %label
+label:
+  %position = phi i64 [ 0, %labels ], [ %position.next, %valid ]
+  %more.labels = icmp slt i64 %position, %values
+  br i1 %more.labels, label %check, label %advance
+check:
+  %value.at = getelementptr i64, ptr %data, i64 %position
+  %value = load i64, ptr %value.at
+  %named = icmp ult i64 %value, %classes
+  br i1 %named, label %valid, label %no
+valid:
+  %position.next = add i64 %position, 1
+  br label %label
+advance:
+  %number.next = add i64 %number, 1
+  br label %each
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}
+
+; -- the result -------------------------------------------------------------------------------
+
+define private ptr @answer(ptr %header, ptr %entry, ptr %arguments) {
+  %pointers = alloca [{most} x ptr]
+  %outputs = alloca [{most} x ptr]
+  %taken = call i64 @take(ptr %header, ptr %entry, ptr %arguments, ptr %pointers)
+  %rest = getelementptr ptr, ptr %pointers, i64 %taken
+  %made = call i1 @make(ptr %header, ptr %entry, ptr %outputs, ptr %rest)
+  br i1 %made, label %compute, label %failed
+compute:
+  %done = call i1 @compute(ptr %header, ptr %entry, ptr %pointers)
+  br i1 %done, label %computed, label %no.memory
+computed:
+  %summed = call i1 @total(ptr %header, ptr %entry, ptr %outputs)
+  br i1 %summed, label %give, label %release
+give:
+  %result = call ptr @give(ptr %header, ptr %entry, ptr %outputs)
+  ret ptr %result
+no.memory:
+  call void @release(ptr %header, ptr %entry, ptr %outputs)
+  %nothing = call ptr @none(ptr %header)
+  ret ptr %nothing
+release:
+  call void @release(ptr %header, ptr %entry, ptr %outputs)
+  ret ptr null
+failed:
+  ret ptr null
+}
+
+; Put the addresses of all inputs' data into `pointers`; return their number.
+define private i64 @take(ptr %header, ptr %entry, ptr %arguments, ptr %pointers) {
+  %count.at = getelementptr %entry, ptr %entry, i64 0, i32 1
+  %count = load i64, ptr %count.at
+  %before.at = getelementptr %entry, ptr %entry, i64 0, i32 2
+  %before = load i64, ptr %before.at
+  %held = getelementptr %entry, ptr %entry, i64 0, i32 3
+  store ptr %held, ptr %pointers
+  %none.at = getelementptr %header, ptr %header, i64 0, i32 1
+  %none = load ptr, ptr %none.at
+  %own = getelementptr ptr, ptr %pointers, i64 %before
+  br label %each
+each:
+  %number = phi i64 [ 0, %0 ], [ %next, %argument ]
+  %more = icmp slt i64 %number, %count
+  br i1 %more, label %argument, label %end
+argument:
+  %object.at = getelementptr ptr, ptr %arguments, i64 %number
+  %object = load ptr, ptr %object.at
+  %absent = icmp eq ptr %object, %none
+  %fields = getelementptr i8, ptr %object, i64 {head}
+  ; None has no data, and no kernel looks for it: any address will do.
+  %from = select i1 %absent, ptr %pointers, ptr %fields
+  %data = load ptr, ptr %from
+  %to = getelementptr ptr, ptr %own, i64 %number
+  store ptr %data, ptr %to
+  %next = add i64 %number, 1
+  br label %each
+end:
+  %all = add i64 %count, %before
+  ret i64 %all
+}
+
+; Make the outputs; put them into `outputs` and the addresses of their data into `pointers`.
+define private i1 @make(ptr %header, ptr %entry, ptr %outputs, ptr %pointers) {
+  %count.at = getelementptr %entry, ptr %entry, i64 0, i32 9
+  %count = load i64, ptr %count.at
+  %word.at = getelementptr %entry, ptr %entry, i64 0, i32 15
+  %word = load i64, ptr %word.at
+  %first = getelementptr i64, ptr %entry, i64 %word
+  br label %each
+each:
+  %number = phi i64 [ 0, %0 ], [ %number.next, %made ]
+  %description = phi ptr [ %first, %0 ], [ %description.next, %made ]
+  %more = icmp slt i64 %number, %count
+  br i1 %more, label %one, label %end
+one:
+  %dtype = load ptr, ptr %description
+  %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
+  %axes = load i64, ptr %axes.at
+  %shape = getelementptr %description, ptr %description, i64 1
+  %object = call ptr @empty(ptr %header, i64 %axes, ptr %shape, ptr %dtype)
+  %failed = icmp eq ptr %object, null
+  br i1 %failed, label %drop, label %made
+made:
+  %to = getelementptr ptr, ptr %outputs, i64 %number
+  store ptr %object, ptr %to
+  %fields = getelementptr i8, ptr %object, i64 {head}
+  %data = load ptr, ptr %fields
+  %data.to = getelementptr ptr, ptr %pointers, i64 %number
+  store ptr %data, ptr %data.to
+  %number.next = add i64 %number, 1
+  %description.next = getelementptr i64, ptr %shape, i64 %axes
+  br label %each
+end:
+  ret i1 true
+drop:
+  call void @drop(ptr %header, ptr %outputs, i64 %number)
+  ret i1 false
+}
+
+define private ptr @empty(ptr %header, i64 %axes, ptr %shape, ptr %dtype) {
+  call void @increase(ptr %header, ptr %dtype)
+  %at = getelementptr %header, ptr %header, i64 0, i32 8
+  %function = load ptr, ptr %at
+  %axes.short = trunc i64 %axes to i32
+  %object = call ptr %function(i32 %axes.short, ptr %shape, ptr %dtype, i32 0)
+  ret ptr %object
+}
+
+define private void @release(ptr %header, ptr %entry, ptr %outputs) {
+  %count.at = getelementptr %entry, ptr %entry, i64 0, i32 9
+  %count = load i64, ptr %count.at
+  call void @drop(ptr %header, ptr %outputs, i64 %count)
+  ret void
+}
+
+define private void @drop(ptr %header, ptr %outputs, i64 %count) {
+  br label %each
+each:
+  %number = phi i64 [ 0, %0 ], [ %next, %one ]
+  %more = icmp slt i64 %number, %count
+  br i1 %more, label %one, label %end
+one:
+  %at = getelementptr ptr, ptr %outputs, i64 %number
+  %object = load ptr, ptr %at
+  call void @decrease(ptr %header, ptr %object)
+  %next = add i64 %number, 1
+  br label %each
+end:
+  ret void
+}
+
+; Run the kernel; false if there is no scratch memory.
+define private i1 @compute(ptr %header, ptr %entry, ptr %pointers) {
+  %kernel.at = getelementptr %entry, ptr %entry, i64 0, i32 4
+  %kernel = load ptr, ptr %kernel.at
+  %rows.at = getelementptr %entry, ptr %entry, i64 0, i32 5
+  %rows = load i64, ptr %rows.at
+  %length.at = getelementptr %entry, ptr %entry, i64 0, i32 6
+  %length = load i64, ptr %length.at
+  %rest.at = getelementptr %entry, ptr %entry, i64 0, i32 7
+  %rest = load i64, ptr %rest.at
+  %bytes.at = getelementptr %entry, ptr %entry, i64 0, i32 8
+  %bytes = load i64, ptr %bytes.at
+  %word.at = getelementptr %entry, ptr %entry, i64 0, i32 13
+  %word = load i64, ptr %word.at
+  %strides = getelementptr i64, ptr %entry, i64 %word
+  %needless = icmp eq i64 %bytes, 0
+  br i1 %needless, label %run, label %allocate
+allocate:
+  %room = add i64 %bytes, {alignment}
+  %allocate.at = getelementptr %header, ptr %header, i64 0, i32 6
+  %allocate.function = load ptr, ptr %allocate.at
+  %memory = call ptr %allocate.function(i64 %room)
+  %none.left = icmp eq ptr %memory, null
+  br i1 %none.left, label %failed, label %align
+align:
+  %behind = getelementptr i8, ptr %memory, i64 {alignment}
+  %address = ptrtoint ptr %behind to i64
+  %excess = urem i64 %address, {alignment}
+  %back = sub i64 0, %excess
+  %aligned = getelementptr i8, ptr %behind, i64 %back
+  br label %run
+run:
+  %block = phi ptr [ null, %0 ], [ %memory, %align ]
+  %scratch = phi ptr [ null, %0 ], [ %aligned, %align ]
+  call void %kernel(i64 0, i64 %rows, i64 %length, ptr %pointers, ptr %strides, ptr %scratch)
+  %whole = icmp eq i64 %rest, 0
+  br i1 %whole, label %finish, label %last
+last:
+  %after = add i64 %rows, 1
+  call void %kernel(i64 %rows, i64 %after, i64 %rest, ptr %pointers, ptr %strides, ptr %scratch)
+  br label %finish
+finish:
+  %free.at = getelementptr %header, ptr %header, i64 0, i32 7
+  %free.function = load ptr, ptr %free.at
+  call void %free.function(ptr %block)
+  ret i1 true
+failed:
+  ret i1 false
+}
+
+; Put the outputs into a tuple, and None where none belongs.
+define private ptr @give(ptr %header, ptr %entry, ptr %outputs) {
+  %count.at = getelementptr %entry, ptr %entry, i64 0, i32 9
+  %count = load i64, ptr %count.at
+  %size.at = getelementptr %entry, ptr %entry, i64 0, i32 10
+  %size = load i64, ptr %size.at
+  %alone = icmp slt i64 %size, 0
+  br i1 %alone, label %first, label %several
+first:
+  %value = load ptr, ptr %outputs
+  %others = getelementptr ptr, ptr %outputs, i64 1
+  %more.than.one = sub i64 %count, 1
+  call void @drop(ptr %header, ptr %others, i64 %more.than.one)
+  ret ptr %value
+several:
+  %new.at = getelementptr %header, ptr %header, i64 0, i32 4
+  %new = load ptr, ptr %new.at
+  %set.at = getelementptr %header, ptr %header, i64 0, i32 5
+  %set = load ptr, ptr %set.at
+  %tuple = call ptr %new(i64 %size)
+  %failed = icmp eq ptr %tuple, null
+  br i1 %failed, label %release, label %fill
+release:
+  call void @drop(ptr %header, ptr %outputs, i64 %count)
+  ret ptr null
+fill:
+  %filled = phi i64 [ 0, %several ], [ %filled.next, %fill.one ]
+  %to.fill = icmp slt i64 %filled, %size
+  br i1 %to.fill, label %fill.one, label %begin
+fill.one:
+  %none = call ptr @none(ptr %header)
+  %ignored = call i32 %set(ptr %tuple, i64 %filled, ptr %none)
+  %filled.next = add i64 %filled, 1
+  br label %fill
+begin:
+  %word.at = getelementptr %entry, ptr %entry, i64 0, i32 15
+  %word = load i64, ptr %word.at
+  %first.description = getelementptr i64, ptr %entry, i64 %word
+  br label %each
+each:
+  %number = phi i64 [ 0, %begin ], [ %number.next, %one ]
+  %description = phi ptr [ %first.description, %begin ], [ %description.next, %one ]
+  %more = icmp slt i64 %number, %count
+  br i1 %more, label %one, label %end
+one:
+  %object.at = getelementptr ptr, ptr %outputs, i64 %number
+  %object = load ptr, ptr %object.at
+  %place.at = getelementptr %description, ptr %description, i64 0, i32 1
+  %place = load i64, ptr %place.at
+  %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
+  %axes = load i64, ptr %axes.at
+  %shape = getelementptr %description, ptr %description, i64 1
+  %also.ignored = call i32 %set(ptr %tuple, i64 %place, ptr %object)
+  %number.next = add i64 %number, 1
+  %description.next = getelementptr i64, ptr %shape, i64 %axes
+  br label %each
+end:
+  ret ptr %tuple
+}
+
+; -- a reduced loss ---------------------------------------------------------------------------
+
+; Put the sum of the first output in its place, if the entry asks for it.
+define private i1 @total(ptr %header, ptr %entry, ptr %outputs) {
+  %item.at = getelementptr %entry, ptr %entry, i64 0, i32 11
+  %item = load i64, ptr %item.at
+  %divisor.at = getelementptr %entry, ptr %entry, i64 0, i32 12
+  %divisor = load double, ptr %divisor.at
+  %word.at = getelementptr %entry, ptr %entry, i64 0, i32 15
+  %word = load i64, ptr %word.at
+  %description = getelementptr i64, ptr %entry, i64 %word
+  %dtype = load ptr, ptr %description
+  %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
+  %axes = load i64, ptr %axes.at
+  %shape = getelementptr %description, ptr %description, i64 1
+  %needless = icmp eq i64 %item, 0
+  br i1 %needless, label %end, label %count
+count:
+  %place = phi i64 [ 0, %0 ], [ %place.next, %axis ]
+  %values = phi i64 [ 1, %0 ], [ %values.next, %axis ]
+  %more.axes = icmp slt i64 %place, %axes
+  br i1 %more.axes, label %axis, label %number
+axis:
+  %size.at = getelementptr i64, ptr %shape, i64 %place
+  %size = load i64, ptr %size.at
+  %values.next = mul i64 %values, %size
+  %place.next = add i64 %place, 1
+  br label %count
+number:
+  %scalar = call ptr @empty(ptr %header, i64 0, ptr null, ptr %dtype)
+  %failed = icmp eq ptr %scalar, null
+  br i1 %failed, label %no, label %add
+add:
+  %addends = load ptr, ptr %outputs
+  %fields = getelementptr i8, ptr %addends, i64 {head}
+  %from = load ptr, ptr %fields
+  %scalar.fields = getelementptr i8, ptr %scalar, i64 {head}
+  %to = load ptr, ptr %scalar.fields
+  %short = icmp eq i64 %item, 4
+  br i1 %short, label %floats, label %doubles
+floats:
+  %sum.wide = call double @sum_of_floats(ptr %from, i64 %values)
+  %mean.wide = fdiv double %sum.wide, %divisor
+  %mean.short = fptrunc double %mean.wide to float
+  store float %mean.short, ptr %to
+  br label %replace
+doubles:
+  %sum = call double @sum_of_doubles(ptr %from, i64 %values)
+  %mean = fdiv double %sum, %divisor
+  store double %mean, ptr %to
+  br label %replace
+replace:
+  call void @decrease(ptr %header, ptr %addends)
+  %return.at = getelementptr %header, ptr %header, i64 0, i32 9
+  %return = load ptr, ptr %return.at
+  %result = call ptr %return(ptr %scalar)
+  store ptr %result, ptr %outputs
+  br label %end
+end:
+  ret i1 true
+no:
+  ret i1 false
+}
+
+; In double precision: rounded once.
+define private double @sum_of_floats(ptr %from, i64 %count) {
+  %whole = and i64 %count, -8
+  br label %eights
+eights:
+  %at = phi i64 [ 0, %0 ], [ %at.next, %eight ]
+  %sums = phi <8 x double> [ zeroinitializer, %0 ], [ %sums.next, %eight ]
+  %more = icmp slt i64 %at, %whole
+  br i1 %more, label %eight, label %fold
+eight:
+  %eight.at = getelementptr float, ptr %from, i64 %at
+  %short = load <8 x float>, ptr %eight.at, align 4
+  %wide = fpext <8 x float> %short to <8 x double>
+  %sums.next = fadd <8 x double> %sums, %wide
+  %at.next = add i64 %at, 8
+  br label %eights
+fold:
+  %folded = call double @llvm.vector.reduce.fadd.v8f64(double 0.0, <8 x double> %sums)
+  br label %ones
+ones:
+  %place = phi i64 [ %whole, %fold ], [ %place.next, %one ]
+  %sum = phi double [ %folded, %fold ], [ %sum.next, %one ]
+  %left = icmp slt i64 %place, %count
+  br i1 %left, label %one, label %end
+one:
+  %one.at = getelementptr float, ptr %from, i64 %place
+  %float = load float, ptr %one.at
+  %double = fpext float %float to double
+  %sum.next = fadd double %sum, %double
+  %place.next = add i64 %place, 1
+  br label %ones
+end:
+  ret double %sum
+}
+
+; With what each addition loses added up beside it: error-free transformation of a sum of two.
+define private double @sum_of_doubles(ptr %from, i64 %count) {
+  br label %each
+each:
+  %place = phi i64 [ 0, %0 ], [ %place.next, %one ]
+  %sum = phi double [ 0.0, %0 ], [ %sum.next, %one ]
+  %lost = phi double [ 0.0, %0 ], [ %lost.next, %one ]
+  %more = icmp slt i64 %place, %count
+  br i1 %more, label %one, label %end
+one:
+  %at = getelementptr double, ptr %from, i64 %place
+  %value = load double, ptr %at
+  %sum.next = fadd double %sum, %value
+  %added = fsub double %sum.next, %sum
+  %before = fsub double %sum.next, %added
+  %lost.of.sum = fsub double %sum, %before
+  %lost.of.value = fsub double %value, %added
+  %lost.now = fadd double %lost.of.sum, %lost.of.value
+  %lost.next = fadd double %lost, %lost.now
+  %place.next = add i64 %place, 1
+  br label %each
+end:
+  %both = fadd double %sum, %lost
+  ; Beyond the range what is lost is infinite or NaN: the sum alone is right.
+  %finite = fcmp ord double %lost, 0.0
+  %nothing = fcmp uno double %both, 0.0
+  %kept = select i1 %finite, double %both, double %sum
+  %result = select i1 %nothing, double %sum, double %kept
+  ret double %result
+}
+
+declare double @llvm.vector.reduce.fadd.v8f64(double, <8 x double>)

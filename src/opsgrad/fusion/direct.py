@@ -1,0 +1,238 @@
+"""Calls of compiled tasks in machine code, from the arguments to the result.
+
+A small kernel takes less time than Python needs to look at one array. So what a call depends on
+(data types, shapes, strides) is written into a table, once it has gone the long way: an entry for
+each kind of arrays. A function that Python calls without any of its own code, written in
+`direct.ll`, compares its arguments with the entries, has NumPy make the outputs, runs the kernel
+and returns them. For arguments that no entry is for it returns None, and the long way is taken.
+
+All that an entry refers to is in the table or lasts as long as the process, and the function holds
+the table. It keeps the interpreter's lock, so only small tasks go through it.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from opsgrad.fusion.form import Form
+
+Call = Callable[..., Any]
+Entry = np.ndarray[Any, Any]
+
+MOST_ENTRIES = 8
+"""How many kinds of arrays a function knows; the one learnt first is forgotten."""
+MOST_ARRAYS = 16
+"""The most inputs and outputs of a task."""
+_ALIGNMENT = 128
+_HEAD = object.__basicsize__
+_FASTCALL = 0x80
+_EMPTY, _RETURN = 184, 76  # places in NumPy's table of functions, part of its binary interface
+
+
+class Output(NamedTuple):
+    """An array that a kernel writes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Launch(NamedTuple):
+    """What a kernel is called with, besides arrays."""
+
+    kernel: int
+    rows: int
+    length: int
+    rest: int
+    strides: Sequence[int]
+    scratch: int
+    divisor: float | None
+    """What the sum of the first output is divided by; None where it is not summed."""
+
+
+def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form: Form) -> Entry:
+    """Return the entry for arrays like `inputs`, which are contiguous or None."""
+    given = inputs[len(form.bound) :]
+    head = 16
+    arguments = [
+        word
+        for array, classes in zip(given, form.classes or (0,) * len(given), strict=True)
+        for word in _described(array, classes)
+    ]
+    places = form.places or range(len(outputs))
+    results = [
+        word
+        for (shape, dtype), place in zip(outputs, places, strict=True)
+        for word in (id(dtype), place, len(shape), *shape)
+    ]
+    item = 0 if launch.divisor is None else outputs[0].dtype.itemsize
+    begin = head + len(launch.strides)
+    size = begin + len(arguments) + len(results)
+    words = [
+        size,
+        len(given),
+        len(form.bound),
+        *([_bits(form.bound[0])] if form.bound else [0]),
+        launch.kernel,
+        launch.rows,
+        launch.length,
+        launch.rest,
+        launch.scratch,
+        len(outputs),
+        -1 if form.size is None else form.size,
+        item,
+        *struct.unpack("q", struct.pack("d", launch.divisor or 1.0)),
+        head,
+        begin,
+        begin + len(arguments),
+        *launch.strides,
+        *arguments,
+        *results,
+    ]
+    return np.array(words, np.int64)
+
+
+def _described(array: Any, classes: int) -> list[int]:
+    if array is None:
+        return [-1, 0, 0]
+    return [array.dtype.num, classes, array.ndim, *array.shape, *array.strides]
+
+
+def _bits(number: Any) -> int:
+    """Return an array of one number as a word that has the same bytes at its address."""
+    (bits,) = struct.unpack("q", number.tobytes().ljust(8, b"\0"))
+    return int(bits)
+
+
+def joined(one: Entry, call: Call | None) -> Call | None:
+    """Return a function that knows `one` and, if there is a call already, what that knows.
+
+    None where there cannot be one.
+    """
+    native = _native()
+    if native is None:
+        return None
+    entries = [one, *(() if call is None else _entries(call))]
+    end = np.zeros(1, np.int64)
+    return native.function(np.concatenate([native.header, *entries[:MOST_ENTRIES], end]))
+
+
+def _entries(call: Call) -> list[Entry]:
+    """Return the entries that a function knows."""
+    table = cast("Entry", call.__self__)  # type: ignore[attr-defined]
+    found, place = [], _HEADER
+    while table[place]:
+        found.append(table[place : place + table[place]])
+        place += table[place]
+    return found
+
+
+# -- native code -----------------------------------------------------------------------------------
+
+
+class _Method(ctypes.Structure):
+    """PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("documentation", ctypes.c_char_p),
+    )
+
+
+class _Native(NamedTuple):
+    header: Entry
+    function: Callable[[Any], Call]
+
+
+_HEADER = 10
+
+
+@functools.cache
+def _native() -> _Native | None:
+    """Return the machine code, or None where it cannot be had or arrays are laid otherwise."""
+    try:
+        return _load() if _arrays_are_as_expected() else None
+    # Whatever is missing, there is the long way.
+    except Exception:
+        return None
+
+
+def _load() -> _Native:
+    from opsgrad.fusion import compiler
+
+    text = _text()
+    key = f"direct {hashlib.sha256(text.encode()).hexdigest()}"
+    (address,) = compiler.load_all(key, lambda: text, ("direct",))
+    method = _Method(b"direct", address, _FASTCALL, None)
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.restype, new.argtypes = (
+        ctypes.py_object,
+        [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p],
+    )
+
+    def made(table: Any) -> Call:
+        call: Call = new(ctypes.byref(method), table, None)
+        return call
+
+    return _Native(np.array(_header(), np.int64), made)
+
+
+def _header() -> list[int]:
+    python = ctypes.pythonapi
+    functions = [
+        ctypes.cast(function, ctypes.c_void_p).value
+        for function in (
+            python.Py_IncRef,
+            python.Py_DecRef,
+            python.PyTuple_New,
+            python.PyTuple_SetItem,
+            python.PyMem_RawMalloc,
+            python.PyMem_RawFree,
+        )
+    ]
+    pointer = python.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    numpy = importlib.import_module("numpy._core._multiarray_umath")
+    table = ctypes.cast(pointer(numpy._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    return [id(np.ndarray), id(None), *functions, table[_EMPTY], table[_RETURN]]
+
+
+def _arrays_are_as_expected() -> bool:
+    """Whether arrays are laid in memory as `direct.ll` has it."""
+    array = np.zeros((2, 3), np.float32)
+    at, dtype_at = id(array) + _HEAD, id(array.dtype) + _HEAD
+    data, _, shape, strides, _, dtype = (ctypes.c_int64 * 6).from_address(at)
+    expected = (array.ctypes.data, id(array.dtype), array.ndim, array.flags.num, id(np.ndarray))
+    # Addresses come first: only then is there something to look at where they lead.
+    return (
+        (data, dtype, _small(at + 8), _small(at + 48), _word(at - 8)) == expected
+        and (_word(shape), _word(shape + 8)) == array.shape
+        and (_word(strides), _word(strides + 8)) == array.strides
+        and ctypes.string_at(dtype_at + 10, 1) == b"="
+        and _small(dtype_at + 12) == array.dtype.num
+    )
+
+
+def _word(address: int) -> int:
+    return ctypes.c_int64.from_address(address).value
+
+
+def _small(address: int) -> int:
+    return ctypes.c_int32.from_address(address).value
+
+
+def _text() -> str:
+    """Return the instructions, with the numbers of this interpreter."""
+    text = (Path(__file__).parent / "direct.ll").read_text(encoding="utf-8")
+    numbers = {"head": _HEAD, "type": _HEAD - 8, "most": MOST_ARRAYS, "alignment": _ALIGNMENT}
+    for name, number in numbers.items():
+        text = text.replace(f"{{{name}}}", str(number))
+    return text

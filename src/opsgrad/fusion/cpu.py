@@ -31,8 +31,8 @@ PIECE = 1 << 13
 """How many entries of an elementwise op are taken for a row: enough to be handed to a thread."""
 GRAIN = 1 << 13
 """The fewest entries worth handing to another thread."""
-DIRECT = 1 << 14
-"""Below so many entries a call is direct: its time is mostly overhead."""
+ALONE = 1 << 14
+"""Below so many entries the caller computes alone, and keeps the interpreter's lock."""
 MOST_CALLS = 256
 
 
@@ -201,7 +201,7 @@ class _Call:
         self.block = (ctypes.c_int64 * len(block))(*block)
         self.block_at = ctypes.addressof(self.block)
         self.contiguous = contiguous
-        self.small = entries < DIRECT and self.outer == 1
+        self.small = entries < ALONE
         self.single = self.structure == 0
         self.direct: Callable[..., Any] | None = None
 
@@ -227,8 +227,11 @@ class _Call:
 
     def __call__(self, arrays: tuple[Array | None, ...]) -> Any:
         """Run the kernel on arrays of this geometry."""
-        if self.direct is not None and (out := self.direct(*arrays)) is not None:
-            return out
+        if self.direct is not None:
+            if not self.small:
+                threads.crew()  # without one there is no direct call
+            if (out := self.direct(*arrays)) is not None:
+                return out
         if not self.contiguous:
             pairs = zip(arrays, self.kinds, strict=False)
             arrays = tuple([_NOTHING if a is None else _contiguous(a, kind) for a, kind in pairs])
@@ -253,7 +256,8 @@ class _Call:
         Not where the results are nested, or what is summed over rows is put together by NumPy.
         """
         flat = self.single or self.structure == tuple(range(len(self.shapes)))
-        if not (self.small and flat and not self.over_rows and self._as_they_are(arrays)):
+        whole = self.outer == 1 and not self.over_rows
+        if not (flat and whole and self._as_they_are(arrays)):
             return None
         if form.shapes and not self._has_shapes(form.shapes):
             return None
@@ -264,6 +268,7 @@ class _Call:
             self.rest,
             list(self.strides),
             self.scratch,
+            0 if self.small else self.grain,
             {"none": None, "sum": 1.0, "mean": self.values}[self.reduction],
         )
         dtype = np.dtype(self.task.dtype.type)  # which lasts: one that was unpickled need not

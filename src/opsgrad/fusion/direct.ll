@@ -12,7 +12,17 @@
   ptr,                ; 6  PyMem_RawMalloc
   ptr,                ; 7  PyMem_RawFree
   ptr,                ; 8  PyArray_Empty
-  ptr                 ; 9  PyArray_Return
+  ptr,                ; 9  PyArray_Return
+  ptr,                ; 10 PyEval_SaveThread
+  ptr,                ; 11 PyEval_RestoreThread
+  ptr                 ; 12 the crew
+}
+; Who computes: threads.py keeps it up to date.
+%crew = type {
+  i64,                ; 0  whether that is known
+  ptr,                ; 1  the function that runs a kernel on the team, null without one
+  ptr,                ; 2  team
+  i64                 ; 3  helpers
 }
 %entry = type {
   i64,                ; 0  words of this entry, 0 after the last
@@ -30,7 +40,8 @@
   double,             ; 12 what the sum is divided by
   i64,                ; 13 word at which the strides begin
   i64,                ; 14 word at which the arguments are described
-  i64                 ; 15 word at which the outputs are described
+  i64,                ; 15 word at which the outputs are described
+  i64                 ; 16 the fewest rows for a thread; 0: the caller alone, which keeps the lock
 }
 ; An argument is described by the number of its data type, -1 for None; how many classes its labels
 ; name, or 0; the number of axes; shape; strides. An output by the address of its data type, its place
@@ -52,7 +63,10 @@ look:
   br i1 %over, label %unknown, label %compare
 compare:
   %fits = call i1 @fits(ptr %header, ptr %entry, ptr %arguments, i64 %count)
-  br i1 %fits, label %known, label %further
+  br i1 %fits, label %prepare, label %further
+prepare:
+  %ready = call i1 @ready(ptr %header, ptr %entry)
+  br i1 %ready, label %known, label %unknown
 further:
   %next = getelementptr i64, ptr %entry, i64 %words
   br label %look
@@ -83,6 +97,19 @@ define private void @decrease(ptr %header, ptr %object) alwaysinline {
   %function = load ptr, ptr %at
   call void %function(ptr %object)
   ret void
+}
+
+; Whether there is a crew, if the entry wants one.
+define private i1 @ready(ptr %header, ptr %entry) {
+  %grain.at = getelementptr %entry, ptr %entry, i64 0, i32 16
+  %grain = load i64, ptr %grain.at
+  %alone = icmp eq i64 %grain, 0
+  %crew.at = getelementptr %header, ptr %header, i64 0, i32 12
+  %crew = load ptr, ptr %crew.at
+  %state = load i64, ptr %crew
+  %known = icmp ne i64 %state, 0
+  %ready = or i1 %alone, %known
+  ret i1 %ready
 }
 
 ; -- whether an entry is for these arguments ------------------------------------------------------
@@ -183,19 +210,8 @@ same.geometry:
   br i1 %unchecked, label %advance, label %labels
 labels:
   %data = load ptr, ptr %fields
-  br label %label
-label:
-  %position = phi i64 [ 0, %labels ], [ %position.next, %valid ]
-  %more.labels = icmp slt i64 %position, %values
-  br i1 %more.labels, label %check, label %advance
-check:
-  %value.at = getelementptr i64, ptr %data, i64 %position
-  %value = load i64, ptr %value.at
-  %named = icmp ult i64 %value, %classes
-  br i1 %named, label %valid, label %no
-valid:
-  %position.next = add i64 %position, 1
-  br label %label
+  %named = call i1 @below(ptr %data, i64 %values, i64 %classes)
+  br i1 %named, label %advance, label %no
 advance:
   %number.next = add i64 %number, 1
   br label %each
@@ -203,6 +219,44 @@ yes:
   ret i1 true
 no:
   ret i1 false
+}
+
+; Whether all numbers are from 0 to `limit` - 1: none is above, counted without a sign.
+define private i1 @below(ptr %from, i64 %count, i64 %limit) {
+  %whole = and i64 %count, -8
+  %first = insertelement <8 x i64> poison, i64 %limit, i64 0
+  %limits = shufflevector <8 x i64> %first, <8 x i64> poison, <8 x i32> zeroinitializer
+  br label %eights
+eights:
+  %at = phi i64 [ 0, %0 ], [ %at.next, %eight ]
+  %wrong = phi <8 x i1> [ zeroinitializer, %0 ], [ %wrong.next, %eight ]
+  %more = icmp slt i64 %at, %whole
+  br i1 %more, label %eight, label %fold
+eight:
+  %eight.at = getelementptr i64, ptr %from, i64 %at
+  %numbers = load <8 x i64>, ptr %eight.at, align 8
+  %outside = icmp uge <8 x i64> %numbers, %limits
+  %wrong.next = or <8 x i1> %wrong, %outside
+  %at.next = add i64 %at, 8
+  br label %eights
+fold:
+  %any = call i1 @llvm.vector.reduce.or.v8i1(<8 x i1> %wrong)
+  br label %ones
+ones:
+  %place = phi i64 [ %whole, %fold ], [ %place.next, %one ]
+  %bad = phi i1 [ %any, %fold ], [ %bad.next, %one ]
+  %left = icmp slt i64 %place, %count
+  br i1 %left, label %one, label %end
+one:
+  %one.at = getelementptr i64, ptr %from, i64 %place
+  %number = load i64, ptr %one.at
+  %is.outside = icmp uge i64 %number, %limit
+  %bad.next = or i1 %bad, %is.outside
+  %place.next = add i64 %place, 1
+  br label %ones
+end:
+  %good = xor i1 %bad, true
+  ret i1 %good
 }
 
 ; -- the result -------------------------------------------------------------------------------
@@ -371,7 +425,33 @@ align:
 run:
   %block = phi ptr [ null, %0 ], [ %memory, %align ]
   %scratch = phi ptr [ null, %0 ], [ %aligned, %align ]
+  %grain.at = getelementptr %entry, ptr %entry, i64 0, i32 16
+  %grain = load i64, ptr %grain.at
+  %crew.at = getelementptr %header, ptr %header, i64 0, i32 12
+  %crew = load ptr, ptr %crew.at
+  %team.run.at = getelementptr %crew, ptr %crew, i64 0, i32 1
+  %team.run = load ptr, ptr %team.run.at
+  %team.at = getelementptr %crew, ptr %crew, i64 0, i32 2
+  %team = load ptr, ptr %team.at
+  %helpers.at = getelementptr %crew, ptr %crew, i64 0, i32 3
+  %helpers = load i64, ptr %helpers.at
+  %keeps.lock = icmp eq i64 %grain, 0
+  br i1 %keeps.lock, label %alone, label %unlock
+unlock:
+  %save.at = getelementptr %header, ptr %header, i64 0, i32 10
+  %save = load ptr, ptr %save.at
+  %saved = call ptr %save()
+  %nobody = icmp eq ptr %team.run, null
+  br i1 %nobody, label %alone, label %together
+together:
+  call void %team.run(ptr %team, ptr %kernel, i64 %rows, i64 %length, ptr %pointers, ptr %strides, ptr %scratch, i64 %bytes, i64 %grain, i64 %helpers)
+  br label %whole.rows
+alone:
+  %lock = phi ptr [ null, %run ], [ %saved, %unlock ]
   call void %kernel(i64 0, i64 %rows, i64 %length, ptr %pointers, ptr %strides, ptr %scratch)
+  br label %whole.rows
+whole.rows:
+  %state = phi ptr [ %lock, %alone ], [ %saved, %together ]
   %whole = icmp eq i64 %rest, 0
   br i1 %whole, label %finish, label %last
 last:
@@ -379,6 +459,13 @@ last:
   call void %kernel(i64 %rows, i64 %after, i64 %rest, ptr %pointers, ptr %strides, ptr %scratch)
   br label %finish
 finish:
+  br i1 %keeps.lock, label %free, label %relock
+relock:
+  %restore.at = getelementptr %header, ptr %header, i64 0, i32 11
+  %restore = load ptr, ptr %restore.at
+  call void %restore(ptr %state)
+  br label %free
+free:
   %free.at = getelementptr %header, ptr %header, i64 0, i32 7
   %free.function = load ptr, ptr %free.at
   call void %free.function(ptr %block)
@@ -546,18 +633,50 @@ end:
   ret double %sum
 }
 
-; With what each addition loses added up beside it: error-free transformation of a sum of two.
+; With what each addition loses added up beside it: error-free transformation of a sum of two. Eight
+; sums side by side, and then those as the rest is.
 define private double @sum_of_doubles(ptr %from, i64 %count) {
+  %sums.memory = alloca <8 x double>
+  %whole = and i64 %count, -8
+  br label %eights
+eights:
+  %at = phi i64 [ 0, %0 ], [ %at.next, %eight ]
+  %sums = phi <8 x double> [ zeroinitializer, %0 ], [ %sums.next, %eight ]
+  %losts = phi <8 x double> [ zeroinitializer, %0 ], [ %losts.next, %eight ]
+  %more = icmp slt i64 %at, %whole
+  br i1 %more, label %eight, label %fold
+eight:
+  %eight.at = getelementptr double, ptr %from, i64 %at
+  %eight.values = load <8 x double>, ptr %eight.at, align 8
+  %sums.next = fadd <8 x double> %sums, %eight.values
+  %eight.added = fsub <8 x double> %sums.next, %sums
+  %eight.before = fsub <8 x double> %sums.next, %eight.added
+  %eight.of.sums = fsub <8 x double> %sums, %eight.before
+  %eight.of.values = fsub <8 x double> %eight.values, %eight.added
+  %eight.now = fadd <8 x double> %eight.of.sums, %eight.of.values
+  %losts.next = fadd <8 x double> %losts, %eight.now
+  %at.next = add i64 %at, 8
+  br label %eights
+fold:
+  store <8 x double> %sums, ptr %sums.memory
+  %lost.first = call double @llvm.vector.reduce.fadd.v8f64(double 0.0, <8 x double> %losts)
+  ; The eight sums, and then what is left over of the addends.
   br label %each
 each:
-  %place = phi i64 [ 0, %0 ], [ %place.next, %one ]
-  %sum = phi double [ 0.0, %0 ], [ %sum.next, %one ]
-  %lost = phi double [ 0.0, %0 ], [ %lost.next, %one ]
-  %more = icmp slt i64 %place, %count
-  br i1 %more, label %one, label %end
+  %place = phi i64 [ -8, %fold ], [ %place.next, %one ]
+  %sum = phi double [ 0.0, %fold ], [ %sum.next, %one ]
+  %lost = phi double [ %lost.first, %fold ], [ %lost.next, %one ]
+  %end.place = sub i64 %count, %whole
+  %left = icmp slt i64 %place, %end.place
+  br i1 %left, label %one, label %end
 one:
-  %at = getelementptr double, ptr %from, i64 %place
-  %value = load double, ptr %at
+  %of.sums = icmp slt i64 %place, 0
+  %sum.number = add i64 %place, 8
+  %sum.at = getelementptr double, ptr %sums.memory, i64 %sum.number
+  %rest.number = add i64 %place, %whole
+  %rest.at = getelementptr double, ptr %from, i64 %rest.number
+  %value.at = select i1 %of.sums, ptr %sum.at, ptr %rest.at
+  %value = load double, ptr %value.at
   %sum.next = fadd double %sum, %value
   %added = fsub double %sum.next, %sum
   %before = fsub double %sum.next, %added
@@ -578,3 +697,4 @@ end:
 }
 
 declare double @llvm.vector.reduce.fadd.v8f64(double, <8 x double>)
+declare i1 @llvm.vector.reduce.or.v8i1(<8 x i1>)

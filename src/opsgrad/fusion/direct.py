@@ -7,7 +7,7 @@ each kind of arrays. A function that Python calls without any of its own code, w
 and returns them. For arguments that no entry is for it returns None, and the long way is taken.
 
 All that an entry refers to is in the table or lasts as long as the process, and the function holds
-the table. It keeps the interpreter's lock, so only small tasks go through it.
+the table. Large tasks go to the team of `threads`, without the interpreter's lock.
 """
 
 import ctypes
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from opsgrad.fusion import threads
 from opsgrad.fusion.form import Form
 
 Call = Callable[..., Any]
@@ -52,6 +53,9 @@ class Launch(NamedTuple):
     rest: int
     strides: Sequence[int]
     scratch: int
+    grain: int
+    """The fewest rows for a thread; 0: the caller computes alone, and keeps the interpreter's lock,
+    for so short that to give it up and take it back would tell."""
     divisor: float | None
     """What the sum of the first output is divided by; None where it is not summed."""
 
@@ -59,7 +63,7 @@ class Launch(NamedTuple):
 def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form: Form) -> Entry:
     """Return the entry for arrays like `inputs`, which are contiguous or None."""
     given = inputs[len(form.bound) :]
-    head = 16
+    head = 17
     arguments = [
         word
         for array, classes in zip(given, form.classes or (0,) * len(given), strict=True)
@@ -91,6 +95,7 @@ def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form
         head,
         begin,
         begin + len(arguments),
+        launch.grain,
         *launch.strides,
         *arguments,
         *results,
@@ -152,7 +157,7 @@ class _Native(NamedTuple):
     function: Callable[[Any], Call]
 
 
-_HEADER = 10
+_HEADER = 13
 
 
 @functools.cache
@@ -202,7 +207,12 @@ def _header() -> list[int]:
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     numpy = importlib.import_module("numpy._core._multiarray_umath")
     table = ctypes.cast(pointer(numpy._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
-    return [id(np.ndarray), id(None), *functions, table[_EMPTY], table[_RETURN]]
+    locks = [
+        ctypes.cast(function, ctypes.c_void_p).value
+        for function in (python.PyEval_SaveThread, python.PyEval_RestoreThread)
+    ]
+    crew = ctypes.addressof(threads.crew_words)
+    return [id(np.ndarray), id(None), *functions, table[_EMPTY], table[_RETURN], *locks, crew]
 
 
 def _arrays_are_as_expected() -> bool:

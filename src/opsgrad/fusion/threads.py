@@ -180,15 +180,30 @@ def _alone(
 
 _ALONE = Crew(0, None, None, _alone)
 
+crew_words = (ctypes.c_int64 * 4)()
+"""The crew as `direct.ll` reads it: whether it is known, its function, team and helpers."""
+
 
 class _Team:
     """The one team of this process, and who of it is to be called."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.crew: Crew | None = None
+        self._crew: Crew | None = None
         self.address: int | None = None
         self.starting = threading.Lock()
+
+    @property
+    def crew(self) -> Crew | None:
+        """Who computes; None where that has to be settled again."""
+        return self._crew
+
+    @crew.setter
+    def crew(self, crew: Crew | None) -> None:
+        self._crew = crew
+        words = (0, 0, 0, 0) if crew is None else (1, crew.run or 0, crew.team or 0, crew.helpers)
+        for place, word in enumerate(words):
+            crew_words[place] = word
 
     def gather(self) -> Crew:
         """Return the crew for the number of threads asked for, and keep it for later calls."""

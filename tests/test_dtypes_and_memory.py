@@ -10,7 +10,7 @@ from libraries import library_named, library_parameters
 import opsgrad as og
 from opsgrad.backends import protocol
 from opsgrad.conformance import Row
-from opsgrad.conformance.checks import call, call_jvp, call_vjp, direction, sample
+from opsgrad.conformance.checks import call, call_vjp, direction, sample
 from opsgrad.conformance.suite.rows import rows_with
 from opsgrad.conformance.target import Target, to_numpy
 
@@ -19,23 +19,6 @@ ELEMENTWISE = [param for param in rows_with("name") if param.values[0].unit == "
 
 def floats(arrays: list[Any]) -> list[Any]:
     return [a for a in arrays if a is not None]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_data_types_are_kept(
-    row: Row, library: Target, rng: np.random.Generator, dtype: str
-) -> None:
-    arrays = sample(row, rng, (2, 3), dtype=dtype)
-    params = row.variants[0]
-    y = call(row.op, library, arrays, params)
-    assert y.dtype == dtype
-    for gradient, array in zip(
-        call_vjp(row.op, library, arrays, np.ones_like(y), params), arrays, strict=True
-    ):
-        if gradient is not None:
-            assert (gradient.dtype, gradient.shape) == (array.dtype, array.shape)
-    tangents = [direction(rng, a) for a in arrays]
-    assert call_jvp(row.op, library, arrays, tangents, params).dtype == dtype
 
 
 def test_float16_is_computed_in_float32_and_rounded_once(

@@ -417,6 +417,7 @@ def test_without_llvmlite_bodies_run_as_written(monkeypatch: pytest.MonkeyPatch)
 
 
 @needs_llvmlite
+@pytest.mark.timeout(1800)  # 50 s where the CPU is free: kernels that must be compiled come on top
 def test_the_conformance_suite_passes_through_the_engine() -> None:
     chosen = "points or values or properties"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]

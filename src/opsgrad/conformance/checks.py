@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import mpmath
 import numpy as np
@@ -15,7 +15,7 @@ from opsgrad.conformance.excess import excess
 from opsgrad.conformance.row import Row
 from opsgrad.conformance.target import Target
 
-Arrays = Sequence[Any]
+Arrays: TypeAlias = Sequence[Any]
 
 
 def sample(
@@ -94,40 +94,73 @@ def _function(role: str, op: Any, params: tuple[tuple[str, Any], ...]) -> Callab
 
 @functools.cache
 def _value_and_grad(
-    op: Any, params: tuple[tuple[str, Any], ...], numbers: tuple[int, ...]
+    op: Any, params: tuple[tuple[str, Any], ...], floating: tuple[bool, ...]
 ) -> Callable[..., Any]:
-    return functools.partial(og.value_and_grad(op, numbers), **dict(params))
+    numbers = tuple(number for number, one in enumerate(floating) if one)
+    both = functools.partial(og.value_and_grad(op, numbers), **dict(params))
+
+    def value_and_grad(*arrays: Any) -> Any:
+        value, gradients = both(*arrays)
+        given = iter(gradients)
+        return value, tuple(next(given) if one else None for one in floating)
+
+    return value_and_grad
+
+
+Call: TypeAlias = tuple[Callable[..., Any], Arrays]
+"""A function of arrays alone, and the arrays to call it with."""
+
+
+def value_call(op: Any, arrays: Arrays, params: Mapping[str, Any]) -> Call:
+    """Return the call that gives the op's value."""
+    return _function("value", op, tuple(params.items())), arrays
+
+
+def vjp_call(op: Any, arrays: Arrays, cotangent: Any, params: Mapping[str, Any]) -> Call:
+    """Return the call that gives the op's gradients."""
+    return _function("vjp", op, tuple(params.items())), (*arrays, cotangent)
+
+
+def jvp_call(op: Any, arrays: Arrays, tangents: Arrays, params: Mapping[str, Any]) -> Call:
+    """Return the call that gives the tangent of the op's value."""
+    return _function("jvp", op, tuple(params.items())), (*arrays, *tangents)
+
+
+def value_and_grad_call(op: Any, arrays: Arrays, params: Mapping[str, Any]) -> Call:
+    """Return the call that gives the op's value and, for each array, the gradient of its sum."""
+    floating = tuple(np.asarray(array).dtype.kind == "f" for array in arrays)
+    return _value_and_grad(op, tuple(params.items()), floating), arrays
 
 
 def call(op: Any, target: Target, arrays: Arrays, params: Mapping[str, Any]) -> Any:
     """Return the op's value on a target, in NumPy."""
-    return target.run(_function("value", op, tuple(params.items())), *arrays)
+    function, given = value_call(op, arrays, params)
+    return target.run(function, *given)
 
 
 def call_vjp(
     op: Any, target: Target, arrays: Arrays, cotangent: Any, params: Mapping[str, Any]
 ) -> Any:
     """Return the op's gradients on a target, in NumPy."""
-    return target.run(_function("vjp", op, tuple(params.items())), *arrays, cotangent)
+    function, given = vjp_call(op, arrays, cotangent, params)
+    return target.run(function, *given)
 
 
 def call_jvp(
-    op: Any, target: Target, arrays: Arrays, tangents: Sequence[Any], params: Mapping[str, Any]
+    op: Any, target: Target, arrays: Arrays, tangents: Arrays, params: Mapping[str, Any]
 ) -> Any:
     """Return the tangent of the op's value on a target, in NumPy."""
-    return target.run(_function("jvp", op, tuple(params.items())), *arrays, *tangents)
+    function, given = jvp_call(op, arrays, tangents, params)
+    return target.run(function, *given)
 
 
 def call_value_and_grad(
     op: Any, target: Target, arrays: Arrays, params: Mapping[str, Any]
 ) -> tuple[Any, tuple[Any, ...]]:
     """Return the op's value and, for each array, the gradient of its sum, all in NumPy."""
-    floating = [np.asarray(array).dtype.kind == "f" for array in arrays]
-    numbers = tuple(number for number, one in enumerate(floating) if one)
-    function = _value_and_grad(op, tuple(params.items()), numbers)
-    value, gradients = target.run(function, *arrays)
-    given = iter(gradients)
-    return value, tuple(next(given) if one else None for one in floating)
+    function, given = value_and_grad_call(op, arrays, params)
+    value, gradients = target.run(function, *given)
+    return value, gradients
 
 
 def check_against_oracle(

@@ -177,6 +177,11 @@ class Row:
         return getattr(opsgrad, self.name)
 
     @property
+    def points(self) -> tuple[Point, ...]:
+        """The hand-checked points: kinks and specials."""
+        return (*self.kinks, *self.specials)
+
+    @property
     def differentiable(self) -> tuple[bool, ...]:
         """Whether each array argument has a gradient."""
         return tuple(role != LABELS for role in self.arguments)

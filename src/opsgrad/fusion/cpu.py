@@ -101,15 +101,16 @@ class Fused:
         traced = trace_of(self.task, inputs, sums_over_rows=True)
         reduces = self.task.parameters.get("reduction", "none") != "none"
         summed = in_parts(traced.summed() if reduces else traced)
-        # Across rows, to pick would be to gather.
-        program = schedule(summed if geometry.across else with_picks(summed), scratch=roomy)
+        program = schedule(with_picks(summed), scratch=roomy)
         width = WIDTH[self.task.dtype]
 
         def text() -> str:
+            from opsgrad.fusion.across import AcrossPrinter
             from opsgrad.fusion.llvm import Printer
 
-            across, flat = geometry.across, geometry.flat
-            return Printer(program, inputs, width, across=across, flat=flat).print()
+            if geometry.across:
+                return AcrossPrinter(program, inputs, width).print()
+            return Printer(program, inputs, width, flat=geometry.flat).print()
 
         way = "across" if geometry.across else "flat" if geometry.flat else "along"
         key = f"{program}\n{inputs}\n{self.task.dtype} {width} {way}"
@@ -177,6 +178,9 @@ class _Call:
         across = TOGETHER if Kind.COLUMN in program.kinds else _rows_at_once(task, geometry)
         self.grain = across * -(-GRAIN // (self.length * across))
         self.scratch = program.scratch * self.length * size * across
+        if geometry.across:
+            rows = program.tile * across
+            self.scratch += program.tile_values * size * rows
         block = (
             self.rows,
             self.length,

@@ -21,7 +21,9 @@ SHORT = 256
 """Rows of up to so many entries are taken four at a time: from 512 on four rows no longer lie in
 the first cache together."""
 
-
+TILE = 16
+"""So many strips of `UNROLL` vectors side by side are taken together where vectors lie across rows:
+what is read together fills 4 KB. Strip by strip, a pass takes 1.4 to 2 times as long."""
 TOGETHER = 32
 """So many rows are added up, one by one, where a sum runs over rows; then their sums, by pairs."""
 
@@ -58,6 +60,33 @@ class Program(NamedTuple):
     """Where the nodes that are kept are."""
     scratch: int
     """The number of rows of scratch memory."""
+
+    @property
+    def row_values(self) -> tuple[int, ...]:
+        """What phases find of a row and what they need of it, whatever is told from that aside."""
+        nodes = self.graph.nodes
+        found = {number for phase in self.phases for number in phase.reductions}
+        todo = [self.outputs[number] for phase in self.phases for number in phase.stored]
+        todo += [n for phase in self.phases for step in phase.steps for n in nodes[step].arguments]
+        while todo:
+            node = nodes[number := todo.pop()]
+            if node.columns or not node.arguments:
+                continue
+            if node.dtype == self.graph.dtype:
+                found.add(number)
+            else:
+                todo.extend(node.arguments)
+        return tuple(sorted(found))
+
+    @property
+    def tile(self) -> int:
+        """How many strips are taken together; one where each has scratch memory of its own."""
+        return 1 if self.scratch else TILE
+
+    @property
+    def tile_values(self) -> int:
+        """How many numbers each row of a tile needs memory for, beside scratch memory."""
+        return len(self.row_values) + max((len(p.reductions) for p in self.phases), default=0)
 
     def __str__(self) -> str:
         """Return the program as a reader wants it: a line for each step."""

@@ -10,6 +10,7 @@ import numpy as np
 from opsgrad.fusion import threads
 from opsgrad.fusion.program import (
     SHORT,
+    TILE,
     TOGETHER,
     UNROLL,
     WIDTH,
@@ -29,6 +30,9 @@ PIECE = 1 << 13
 """How many entries of an elementwise op are taken for a row: enough to be handed to a thread."""
 GRAIN = 1 << 13
 """The fewest entries worth handing to another thread."""
+PAGE = 1 << 12
+LONG = 64
+"""From so many entries on, each a multiple of `PAGE` from the last, rows are taken in tiles."""
 DIRECT = 1 << 14
 """Below so many entries a call goes straight to the kernel: its time is all overhead."""
 MOST_CALLS = 256
@@ -86,8 +90,9 @@ class Fused:
 
     def _kernel(self, geometry: Geometry, length: int) -> tuple[Program, Any, Trace]:
         row = length * _rows_at_once(self.task, geometry) * self.task.dtype.itemsize
+        paged = _paged(geometry, self.task.dtype.itemsize)
         for roomy in (True, False):
-            key = (geometry.kinds, geometry.across, roomy)
+            key = (geometry.kinds, geometry.across, paged, roomy)
             if key not in self._compiled:
                 self._compiled[key] = self._compile(geometry, roomy)
             if self._compiled[key][0].scratch * row <= SCRATCH:
@@ -104,15 +109,18 @@ class Fused:
         program = schedule(with_picks(summed), scratch=roomy)
         width = WIDTH[self.task.dtype]
 
+        tiled = not program.scratch and _paged(geometry, self.task.dtype.itemsize)
+
         def text() -> str:
-            from opsgrad.fusion.across import AcrossPrinter
+            from opsgrad.fusion.across import StripPrinter, TilePrinter
             from opsgrad.fusion.llvm import Printer
 
             if geometry.across:
-                return AcrossPrinter(program, inputs, width).print()
+                return (TilePrinter if tiled else StripPrinter)(program, inputs, width).print()
             return Printer(program, inputs, width, flat=geometry.flat).print()
 
         way = "across" if geometry.across else "flat" if geometry.flat else "along"
+        way = "tiled" if tiled else way
         key = f"{program}\n{inputs}\n{self.task.dtype} {width} {way}"
         kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
@@ -126,6 +134,13 @@ def _rows_at_once(task: Task, geometry: Geometry) -> int:
     if geometry.across:
         return UNROLL * WIDTH[task.dtype]
     return 1 if geometry.flat or geometry.table[geometry.axis] > SHORT else UNROLL
+
+
+def _paged(geometry: Geometry, size: int) -> bool:
+    """Return whether the entries of a row, of `size` bytes, are multiples of a page apart."""
+    if not geometry.across or geometry.table[geometry.axis] < LONG:
+        return False
+    return math.prod(geometry.table[geometry.axis :][1:]) * size % PAGE == 0
 
 
 _NOTHING = np.empty(0)
@@ -178,9 +193,8 @@ class _Call:
         across = TOGETHER if Kind.COLUMN in program.kinds else _rows_at_once(task, geometry)
         self.grain = across * -(-GRAIN // (self.length * across))
         self.scratch = program.scratch * self.length * size * across
-        if geometry.across:
-            rows = program.tile * across
-            self.scratch += program.tile_values * size * rows
+        if not program.scratch and _paged(geometry, size):
+            self.scratch = program.tile_values * TILE * across * size
         block = (
             self.rows,
             self.length,

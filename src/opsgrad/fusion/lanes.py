@@ -307,11 +307,9 @@ class AcrossRows(Lanes):
 
     row_integer = I32
 
-    def __init__(self, frame: Frame, copies: int, first: Any) -> None:
+    def __init__(self, frame: Frame, copies: int) -> None:
         super().__init__(frame, copies, frame.width)
         self.row_copies = copies
-        self.first = first
-        """The first of the rows that are taken together."""
 
     def addresses(self, number: int, column: Any) -> list[Any]:
         b, frame = self.frame.builder, self.frame
@@ -320,9 +318,9 @@ class AcrossRows(Lanes):
 
     def scratch(self, number: int, column: Any) -> list[Any]:
         b, frame = self.frame.builder, self.frame
-        entry = b.mul(b.add(b.mul(frame.length, I64(number)), column), I64(frame.width * UNROLL))
-        entry = b.add(entry, b.sub(frame.row, self.first))
-        return self._successive(frame.at(frame.scratch, b.mul(entry, I64(frame.size))))
+        entry = b.add(b.mul(frame.length, I64(number)), column)
+        rows = frame.width * UNROLL
+        return self._successive(frame.at(frame.scratch, b.mul(entry, I64(frame.size * rows))))
 
     def index(self, column: Any) -> list[Any]:
         return [self.frame.splat(self.frame.builder.trunc(column, I32))] * self.copies

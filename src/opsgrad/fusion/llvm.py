@@ -160,9 +160,12 @@ class Printer:
         sums = {n: self._accumulators(n) for n in phase.reductions}
         if isinstance(self.lanes, AlongRow):
             self._along_the_row(phase, totals, sums)
-        else:
+        elif isinstance(self.lanes, ShortRows):
             whole = self._blocks(self.frame.length, self.width, totals, sums, SHORT_BLOCK)
             with whole as column, self._masked(column):
+                self._entries(phase, column, sums)
+        else:
+            with self._blocks(self.frame.length, 1, totals, sums) as column:
                 self._entries(phase, column, sums)
         self._put_aside(totals, sums)
         for number, variables in totals.items():
@@ -392,26 +395,32 @@ class Printer:
         sign: else an infinite x would give inf - inf.
         """
         if number not in self.inverses:
-            b, row, form = self.builder, self.lanes.row, self.form
-            one, zero = row.number(1.0), row.number(0.0)
-            highs, lows, regular = [], [], []
-            for divisor in self._row_value(number):
-                near = b.fdiv(one, divisor)
-                lower = row.fma(near, row.number(-(2.0**-form.mantissa)), near)
-                rest = row.fma(b.fneg(near), divisor, one)
-                high = b.select(b.fcmp_ordered(">", rest, zero), near, lower)
-                rest = row.fma(b.fneg(high), divisor, one)
-                size, limit = row.call("fabs", divisor), form.largest_divisor
-                above = b.fcmp_ordered(">", size, row.number(1.0 / limit))
-                highs.append(high)
-                lows.append(b.fmul(rest, high))
-                regular.append(b.and_(above, b.fcmp_ordered("<", size, row.number(limit))))
-            every = functools.reduce(b.and_, regular)
-            if row.width > 1:
-                bits = ir.IntType(row.width)
-                every = b.icmp_unsigned("==", b.bitcast(every, bits), ir.Constant(bits, -1))
-            self.inverses[number] = Inverse(highs, lows, every)
+            divisors = self._row_value(number)
+            high, low = zip(*map(self._inverted, divisors), strict=True)
+            self.inverses[number] = Inverse(list(high), list(low), self._regular(divisors))
         return self.inverses[number]
+
+    def _inverted(self, divisor: Any) -> tuple[Any, Any]:
+        """Return the parts of an inverse."""
+        b, row = self.builder, self.lanes.row
+        one, zero = row.number(1.0), row.number(0.0)
+        near = b.fdiv(one, divisor)
+        lower = row.fma(near, row.number(-(2.0**-self.form.mantissa)), near)
+        rest = row.fma(b.fneg(near), divisor, one)
+        high = b.select(b.fcmp_ordered(">", rest, zero), near, lower)
+        return high, b.fmul(row.fma(b.fneg(high), divisor, one), high)
+
+    def _regular(self, divisors: list[Any]) -> Any:
+        """Return whether the inverses of all of these are in range."""
+        b, row, limit = self.builder, self.lanes.row, self.form.largest_divisor
+        sizes = [row.call("fabs", divisor) for divisor in divisors]
+        tests = [b.fcmp_ordered(">", size, row.number(1.0 / limit)) for size in sizes]
+        tests += [b.fcmp_ordered("<", size, row.number(limit)) for size in sizes]
+        every = functools.reduce(b.and_, tests)
+        if row.width > 1:
+            bits = ir.IntType(row.width)
+            every = b.icmp_unsigned("==", b.bitcast(every, bits), ir.Constant(bits, -1))
+        return every
 
     def _quotients(self, number: int, dividends: list[Any], divisors: list[Any]) -> list[Any]:
         b, inverse = self.builder, self._inverse(number)

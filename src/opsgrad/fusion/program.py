@@ -22,8 +22,8 @@ SHORT = 256
 the first cache together."""
 
 TILE = 16
-"""So many strips of `UNROLL` vectors side by side are taken together where vectors lie across rows:
-what is read together fills 4 KB. Strip by strip, a pass takes 1.4 to 2 times as long."""
+"""So many strips of `UNROLL` vectors across rows are taken together where they are taken in tiles:
+what is read together fills 4 KB."""
 TOGETHER = 32
 """So many rows are added up, one by one, where a sum runs over rows; then their sums, by pairs."""
 
@@ -79,14 +79,18 @@ class Program(NamedTuple):
         return tuple(sorted(found))
 
     @property
-    def tile(self) -> int:
-        """How many strips are taken together; one where each has scratch memory of its own."""
-        return 1 if self.scratch else TILE
+    def divisors(self) -> tuple[int, ...]:
+        """Which of these values of the row something along it is divided by."""
+        nodes = self.graph.nodes
+        steps = {step for phase in self.phases for step in phase.steps}
+        found = {nodes[step].arguments[1] for step in steps if nodes[step].kind == "divide"}
+        return tuple(number for number in self.row_values if number in found)
 
     @property
     def tile_values(self) -> int:
-        """How many numbers each row of a tile needs memory for, beside scratch memory."""
-        return len(self.row_values) + max((len(p.reductions) for p in self.phases), default=0)
+        """How many numbers each row of a tile needs memory for."""
+        values = len(self.row_values) + 2 * len(self.divisors)  # two parts of their inverses
+        return values + max((len(phase.reductions) for phase in self.phases), default=0)
 
     def __str__(self) -> str:
         """Return the program as a reader wants it: a line for each step."""

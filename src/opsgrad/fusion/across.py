@@ -18,8 +18,9 @@ from opsgrad.fusion.llvm import BLOCK, Inverse, Printer
 from opsgrad.fusion.program import TILE, UNROLL, Phase, Program
 
 RUN = 8
-"""How many entries of its rows a strip of a tile is computed for at a time. More do not find room
-in the first cache together: with 16, passes took 1.6 times as long."""
+"""How many entries of its rows a strip of a tile is computed for at a time, of all tables together:
+more do not find room in the first cache. With twice as many, passes took 1.2 to 1.6 times as long,
+of one table as of four."""
 
 
 class StripPrinter(Printer):
@@ -95,19 +96,21 @@ class TilePrinter(Printer):
     def _phase_in_blocks(self, phase: Phase) -> None:
         """Print a phase that reduces: sums stay short, as they do along a row."""
         places = dict(enumerate(phase.reductions, start=self.sums))
-        with self._loop(I64(0), self.frame.length, BLOCK * RUN) as first:
+        block = BLOCK * self._run(phase)
+        with self._loop(I64(0), self.frame.length, block) as first:
             with self._strips():
                 for place, number in places.items():
                     self._clear(number, place)
-            self._runs(phase, first, self._least(first, BLOCK * RUN, self.frame.length))
+            self._runs(phase, first, self._least(first, block, self.frame.length))
             with self._strips():
                 for place, number in places.items():
                     self._collect(number, self._found(place), self.places[number])
 
     def _runs(self, phase: Phase, begin: Any, end: Any) -> None:
         """Print a phase for a part of the rows' entries."""
-        with self._loop(begin, end, RUN) as first:
-            last = self._least(first, RUN, end)
+        run = self._run(phase)
+        with self._loop(begin, end, run) as first:
+            last = self._least(first, run, end)
             with self._strips():
                 self._prepare(phase)
                 sums = {n: self._accumulators(n) for n in phase.reductions}
@@ -116,6 +119,13 @@ class TilePrinter(Printer):
                 for place, number in enumerate(phase.reductions, start=self.sums):
                     values = [self.builder.load(v, typ=self.vector.real) for v in sums[number]]
                     self._collect(number, values, place)
+
+    def _run(self, phase: Phase) -> int:
+        """Return how many entries are taken at a time."""
+        nodes, places = self.graph.nodes, self.program.places
+        kept = {step: places[step].number for step in phase.steps if step in places}
+        inputs = {s for s in phase.steps if s not in kept and nodes[s].kind == "input"}
+        return max(1, RUN // (len(inputs) + len({*kept.values(), *phase.stored})))
 
     # -- what is the same along the row ----------------------------------------------------------
 

@@ -384,7 +384,12 @@ class Printer:
     # -- division by a number of the row ---------------------------------------------------------
 
     def _divides_by_row(self, node: Node) -> bool:
-        return node.kind == "divide" and not self.graph.nodes[node.arguments[1]].columns
+        if node.kind != "divide":
+            return False
+        divisor = self.graph.nodes[node.arguments[1]]
+        # LLVM knows what to do about a power of two.
+        exact = divisor.kind == "constant" and math.frexp(divisor.detail)[0] in (-0.5, 0.5)
+        return not divisor.columns and not exact
 
     def _inverse(self, number: int) -> Inverse:
         """Return the inverse of a number of the row as the sum of two, computed when first asked.

@@ -172,8 +172,6 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
     needed = set(graph.cone(trace.outputs, lambda number: False))
     reductions = [n for n in sorted(needed) if graph.nodes[n].kind in REDUCTIONS]
     last = max([level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1)
-    # Whether something holds is told again from the numbers that it is told by.
-    expensive = {n for n in _expensive(graph) if graph.nodes[n].dtype == graph.dtype} - again
     computed: set[int] = set()
     kept: set[int] = set()
     drafts = []
@@ -182,7 +180,8 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
         stored = tuple(number for number, node in tables if level[node] == phase)
         roots = tuple(graph.nodes[n].arguments[0] for n in reduced)
         roots += tuple(trace.outputs[number] for number in stored)
-        steps, reloaded = _steps(graph, roots, computed & expensive)
+        dear = {n for n in _expensive(graph, kept) if graph.nodes[n].dtype == graph.dtype} - again
+        steps, reloaded = _steps(graph, roots, computed & dear)
         kept.update(reloaded)
         drafts.append((steps, reduced, stored))
         computed.update(steps)
@@ -206,11 +205,21 @@ def _levels(graph: Graph) -> list[int]:
     return level
 
 
-def _expensive(graph: Graph) -> set[int]:
-    """Return the nodes along the row that take an expensive function to compute again."""
+def _expensive(graph: Graph, kept: set[int]) -> set[int]:
+    """Return the nodes along the row that take an expensive function to compute again.
+
+    What is kept already need not be, and to divide it, or an input, by a number of the row costs
+    less than to keep the quotient too.
+    """
     found: set[int] = set()
     for number, node in enumerate(graph.nodes):
-        if node.columns and (node.kind in EXPENSIVE or any(n in found for n in node.arguments)):
+        if not node.columns:
+            continue
+        dear = node.kind in EXPENSIVE
+        if node.kind == "divide" and not graph.nodes[node.arguments[1]].columns:
+            dividend = node.arguments[0]
+            dear = dividend not in kept and graph.nodes[dividend].kind != "input"
+        if number in kept or dear or any(n in found and n not in kept for n in node.arguments):
             found.add(number)
     return found
 

@@ -179,6 +179,28 @@ def test_every_axis(row: Row, shape: tuple[int, ...]) -> None:
 
 @needs_llvmlite
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("row", [r for r in TABLE.values() if r.has_axis], ids=lambda r: r.name)
+def test_rows_whose_entries_are_pages_apart(row: Row, dtype: str) -> None:
+    params = dict(row.variants[-1]) | {"axis": 0}
+    for shape in ((cpu.LONG, 1024), (129, 3072)):
+        arrays = tuple(
+            a if a.dtype.kind in "iu" else a.astype(dtype)
+            for a in row.sample(np.random.default_rng(0), shape, 0)
+        )
+        agree(both(row.op, arrays, params), plain(row.op, arrays, params))
+
+
+@needs_llvmlite
+def test_sums_across_rows_stay_short() -> None:
+    x = np.random.default_rng(0).random((1 << 13, 1024)).astype(np.float32)
+    out = run(lambda xp, a, /, *, axis: xp.sum(a, axis=axis), x, axis=-2)
+    exact = x.sum(axis=0, dtype=np.float64)
+    assert np.max(np.abs(out - exact) / np.spacing(out)) < 8
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
 def test_strided_arrays_are_taken_in() -> None:
     x = np.random.default_rng(0).standard_normal((40, 60))
     for view in (x[::2], x[:, ::3], x[::-1, ::-1], x.T, np.broadcast_to(x[0], (5, 60))):
@@ -196,10 +218,15 @@ def test_elementwise_ops_of_any_size(size: int) -> None:
     agree(both(og.sigmoid, (x,), {}), plain(og.sigmoid, (x,), {}))
 
 
-def run(function: Callable[..., Any], *arrays: Any, labels: frozenset[str] = frozenset()) -> Any:
+def run(
+    function: Callable[..., Any],
+    *arrays: Any,
+    axis: int = -1,
+    labels: frozenset[str] = frozenset(),
+) -> Any:
     """Run a function of arrays called a, b, … through the engine."""
     names = tuple("abcdef"[: len(arrays)])
-    task = Task(function, names, {"axis": -1}, arrays[0].dtype, False, labels)
+    task = Task(function, names, {"axis": axis}, arrays[0].dtype, False, labels)
 
     out = cpu.Fused(task, 0)(*arrays)
     assert out is not None, "the engine did not take it"
@@ -329,9 +356,10 @@ def _divided(xp: Any, x: Any, divisor: Any, /, *, axis: int) -> Any:
 
 
 @needs_llvmlite
+@pytest.mark.parametrize("axis", [-1, -2])
 @pytest.mark.parametrize("length", [1, 10, SHORT + 1])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_entry_of_a_label_is_picked(dtype: str, length: int) -> None:
+def test_the_entry_of_a_label_is_picked(dtype: str, length: int, axis: int) -> None:
     def body(xp: Any, x: Any, label: Any, /, *, axis: int) -> Any:
         mask = xp.arange(x.shape[axis], dtype=label.dtype) == label[..., None]
         mask = mask & (x < xp.max(x, axis=axis, keepdims=True))
@@ -345,7 +373,8 @@ def test_the_entry_of_a_label_is_picked(dtype: str, length: int) -> None:
     for row, label in enumerate(labels):
         if 0 <= label < length and x[row, label] < x[row].max():
             expected[row] = np.exp(x[row, label])
-    out = run(body, x, labels, labels=frozenset("b"))
+    table = x if axis == -1 else np.ascontiguousarray(x.T)
+    out = run(body, table, labels, axis=axis, labels=frozenset("b"))
     np.testing.assert_allclose(out, expected, rtol=1e-6)
     traced = trace(
         body, [Input(Kind.TABLE, x.dtype), Input(Kind.ROW, labels.dtype)], {"axis": -1}, x.dtype

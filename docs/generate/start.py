@@ -61,7 +61,7 @@ def _panel(title: str, language: str, text: str) -> str:
 
 def _kernels(program: Program, inputs: list[Input]) -> Iterator[tuple[str, str, str]]:
     """Yield the title, the language and an excerpt of what is printed for each kind of machine."""
-    printed = Printer(program, inputs, WIDTH[FLOAT], across=False, flat=False).print()
+    printed = Printer(program, inputs, WIDTH[FLOAT]).print()
     yield "Printed for the CPU: the last pass, 64 floats a step", "llvm", _llvm_excerpt(printed)
     # Rows of 1,000 floats: a warp for each, 8 chunks of 4 in the registers of every thread.
     shape = Shape("rows", threads=128, group=32, cluster=1, chunk=4, chunks=8)

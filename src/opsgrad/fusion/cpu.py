@@ -12,6 +12,7 @@ from opsgrad.fusion import direct, threads
 from opsgrad.fusion.form import Form, Learnt
 from opsgrad.fusion.program import (
     SHORT,
+    TILE,
     TOGETHER,
     UNROLL,
     WIDTH,
@@ -31,6 +32,9 @@ PIECE = 1 << 13
 """How many entries of an elementwise op are taken for a row: enough to be handed to a thread."""
 GRAIN = 1 << 13
 """The fewest entries worth handing to another thread."""
+PAGE = 1 << 12
+LONG = 64
+"""From so many entries on, each a multiple of `PAGE` from the last, rows are taken in tiles."""
 ALONE = 1 << 14
 """Below so many entries the caller computes alone, and keeps the interpreter's lock."""
 MOST_CALLS = 256
@@ -99,8 +103,9 @@ class Fused:
 
     def _kernel(self, geometry: Geometry, length: int) -> tuple[Program, Any, Trace]:
         row = length * _rows_at_once(self.task, geometry) * self.task.dtype.itemsize
+        paged = _paged(geometry, self.task.dtype.itemsize)
         for roomy in (True, False):
-            key = (geometry.kinds, geometry.across, roomy)
+            key = (geometry.kinds, geometry.across, paged, roomy)
             if key not in self._compiled:
                 self._compiled[key] = self._compile(geometry, roomy)
             if self._compiled[key][0].scratch * row <= SCRATCH:
@@ -114,17 +119,21 @@ class Fused:
         traced = trace_of(self.task, inputs, sums_over_rows=True)
         reduces = self.task.parameters.get("reduction", "none") != "none"
         summed = in_parts(traced.summed() if reduces else traced)
-        # Across rows, to pick would be to gather.
-        program = schedule(summed if geometry.across else with_picks(summed), scratch=roomy)
+        program = schedule(with_picks(summed), scratch=roomy)
         width = WIDTH[self.task.dtype]
 
+        tiled = not program.scratch and _paged(geometry, self.task.dtype.itemsize)
+
         def text() -> str:
+            from opsgrad.fusion.across import StripPrinter, TilePrinter
             from opsgrad.fusion.llvm import Printer
 
-            across, flat = geometry.across, geometry.flat
-            return Printer(program, inputs, width, across=across, flat=flat).print()
+            if geometry.across:
+                return (TilePrinter if tiled else StripPrinter)(program, inputs, width).print()
+            return Printer(program, inputs, width, flat=geometry.flat).print()
 
         way = "across" if geometry.across else "flat" if geometry.flat else "along"
+        way = "tiled" if tiled else way
         key = f"{program.key}\n{inputs}\n{self.task.dtype} {width} {way}"
         kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
         count = len(inputs) + len(program.outputs)
@@ -138,6 +147,13 @@ def _rows_at_once(task: Task, geometry: Geometry) -> int:
     if geometry.across:
         return UNROLL * WIDTH[task.dtype]
     return 1 if geometry.flat or geometry.table[geometry.axis] > SHORT else UNROLL
+
+
+def _paged(geometry: Geometry, size: int) -> bool:
+    """Return whether the entries of a row, of `size` bytes, are multiples of a page apart."""
+    if not geometry.across or geometry.table[geometry.axis] < LONG:
+        return False
+    return math.prod(geometry.table[geometry.axis :][1:]) * size % PAGE == 0
 
 
 _NOTHING = np.empty(0)
@@ -190,6 +206,8 @@ class _Call:
         across = TOGETHER if Kind.COLUMN in program.kinds else _rows_at_once(task, geometry)
         self.grain = across * -(-GRAIN // (self.length * across))
         self.scratch = program.scratch * self.length * size * across
+        if not program.scratch and _paged(geometry, size):
+            self.scratch = program.tile_values * TILE * across * size
         block = (
             self.rows,
             self.length,

@@ -145,7 +145,7 @@ class Lanes(abc.ABC):
         """Load what is the same along the row."""
 
     @abc.abstractmethod
-    def entry(self, node: Node, place: Any) -> Any:
+    def entries(self, node: Node, places: list[Any]) -> list[Any]:
         """Load one entry of each row of an input."""
 
     @abc.abstractmethod
@@ -169,6 +169,14 @@ class Lanes(abc.ABC):
         """Return where vectors are that follow one another, of entries of `size` bytes."""
         step = self.frame.width * (self.frame.size if size is None else size)
         return [self.frame.at(first, copy * step) for copy in range(self.copies)]
+
+    def _gathered(self, node: Node, addresses: list[Any]) -> Any:
+        """Load numbers from here and there into a vector."""
+        b, kind = self.frame.builder, self._type(node)
+        entries = ir.Constant(ir.VectorType(kind, len(addresses)), ir.Undefined)
+        for lane, address in enumerate(addresses):
+            entries = b.insert_element(entries, b.load(address, typ=kind), I32(lane))
+        return entries
 
     def _type(self, node: Node) -> Any:
         return I64 if node.dtype == INTEGER else self.frame.form.real
@@ -204,9 +212,9 @@ class AlongRow(Lanes):
         place = self.frame.place(number, self.frame.row)
         return [self.frame.builder.load(place, typ=self._type(node))]
 
-    def entry(self, node: Node, place: Any) -> Any:
-        address = self.frame.place(node.detail, self.frame.row, place)
-        return self.frame.builder.load(address, typ=self._type(node))
+    def entries(self, node: Node, places: list[Any]) -> list[Any]:
+        address = self.frame.place(node.detail, self.frame.row, places[0])
+        return [self.frame.builder.load(address, typ=self._type(node))]
 
     def store_row(self, number: int, values: list[Any]) -> None:
         self.frame.builder.store(values[0], self.frame.place(number, self.frame.row))
@@ -260,14 +268,12 @@ class ShortRows(Lanes):
         align = 8 if kind == I64 else frame.size
         return [frame.builder.load(place, align=align, typ=ir.VectorType(kind, self.copies))]
 
-    def entry(self, node: Node, place: Any) -> Any:
-        b, frame = self.frame.builder, self.frame
-        entries = ir.Constant(ir.VectorType(self._type(node), self.copies), ir.Undefined)
-        for copy in range(self.copies):
-            row = b.add(frame.row, I64(copy))
-            address = frame.place(node.detail, row, b.extract_element(place, I32(copy)))
-            entries = b.insert_element(entries, b.load(address, typ=self._type(node)), I32(copy))
-        return entries
+    def entries(self, node: Node, places: list[Any]) -> list[Any]:
+        b, frame, (place,) = self.frame.builder, self.frame, places
+        rows = [b.add(frame.row, I64(copy)) for copy in range(self.copies)]
+        columns = [b.extract_element(place, I32(copy)) for copy in range(self.copies)]
+        pairs = zip(rows, columns, strict=True)
+        return [self._gathered(node, [frame.place(node.detail, *pair) for pair in pairs])]
 
     def store_row(self, number: int, values: list[Any]) -> None:
         place = self.frame.place(number, self.frame.row)
@@ -332,8 +338,23 @@ class AcrossRows(Lanes):
         values = [frame.load(address, vectors) for address in self._successive(first, size)]
         return [_narrowed(frame, v) for v in values] if kind == I64 else values
 
-    def entry(self, node: Node, place: Any) -> Any:
-        raise NotImplementedError("entries of rows side by side are far apart")
+    def entries(self, node: Node, places: list[Any]) -> list[Any]:
+        return [self._entries(node, copy, place) for copy, place in enumerate(places)]
+
+    def _entries(self, node: Node, copy: int, place: Any) -> Any:
+        """Load one entry of each row of a vector; where there is no row, one of the first."""
+        b, frame = self.frame.builder, self.frame
+        addresses = []
+        for lane in range(frame.width):
+            offset = I64(copy * frame.width + lane)
+            if frame.mask is not None:
+                offset = b.select(b.extract_element(frame.mask, I32(lane)), offset, I64(0))
+            entry = frame.at(
+                frame.base[node.detail], b.mul(b.add(frame.row, offset), I64(frame.size))
+            )
+            column = b.zext(b.extract_element(place, I32(lane)), I64)
+            addresses.append(frame.at(entry, b.mul(column, frame.column_stride[node.detail])))
+        return self._gathered(node, addresses)
 
     def store_row(self, number: int, values: list[Any]) -> None:
         frame = self.frame
@@ -357,7 +378,11 @@ def _narrowed(frame: Frame, values: Any) -> Any:
     narrow = ir.VectorType(I32, values.type.count) if vector else I32
     if isinstance(values, ir.Constant):
         return ir.Constant(narrow, values.constant)
-    return frame.builder.trunc(values, narrow)
+    b = frame.builder
+    for limit, sign in ((-(1 << 31), "<"), ((1 << 31) - 1, ">")):  # no label becomes another
+        end = ir.Constant(values.type, [limit] * narrow.count if vector else limit)
+        values = b.select(b.icmp_signed(sign, values, end), end, values)
+    return b.trunc(values, narrow)
 
 
 def _folded(frame: Frame, step: Any, value: Any, groups: int) -> Any:

@@ -24,6 +24,10 @@ SHORT_BLOCK = 4
 """The same for short rows, whose terms all go into one vector: a sum of 13 of them cost 2 ULP."""
 
 
+Variables = dict[int, list[Any]]
+"""Memory for what is collected of each reduction."""
+
+
 class Inverse(NamedTuple):
     """One over a number that is the same along the row."""
 
@@ -38,13 +42,12 @@ class Printer:
     """Prints one program for one way of laying vectors."""
 
     def __init__(
-        self, program: Program, inputs: Sequence[Any], width: int, *, across: bool, flat: bool
+        self, program: Program, inputs: Sequence[Any], width: int, *, flat: bool = False
     ) -> None:
         self.program = program
         self.graph = program.graph
         self.inputs = inputs
         self.width = width
-        self.across = across
         self.flat = flat
         self.form = FORMATS[self.graph.dtype]
         self.module = ir.Module("opsgrad")
@@ -71,14 +74,15 @@ class Printer:
             frame.base.append(b.load(frame.at(pointers, 8 * number), typ=POINTER))
             frame.row_stride.append(b.load(frame.at(strides, 16 * number), typ=I64))
             frame.column_stride.append(b.load(frame.at(strides, 16 * number + 8), typ=I64))
-        if self.across:
-            self._rows_across(begin, end)
-        else:
-            if not self.flat:
-                begin = self._rows_in_fours(begin, end)
-            with self._loop(begin, end, 1) as frame.row:
-                self._row(AlongRow(frame, UNROLL))
+        self._rows(begin, end)
         b.ret_void()
+
+    def _rows(self, begin: Any, end: Any) -> None:
+        """Print the loop over the rows."""
+        if not self.flat:
+            begin = self._rows_in_fours(begin, end)
+        with self._loop(begin, end, 1) as self.frame.row:
+            self._row(AlongRow(self.frame, UNROLL))
 
     def _rows_in_fours(self, begin: Any, end: Any) -> Any:
         """Print the loop over short rows; return the first row that is left over."""
@@ -89,16 +93,6 @@ class Printer:
         with self._loop(begin, left, UNROLL) as self.frame.row:
             self._row(ShortRows(self.frame))
         return left
-
-    def _rows_across(self, begin: Any, end: Any) -> None:
-        b, frame, step = self.builder, self.frame, self.width * UNROLL
-        whole = b.add(begin, b.mul(b.sdiv(b.sub(end, begin), I64(step)), I64(step)))
-        with self._loop(begin, whole, step) as frame.row:
-            self._row(AcrossRows(frame, UNROLL))
-        with self._loop(whole, end, self.width) as frame.row:
-            frame.mask = frame.below(frame.row, end)
-            self._row(AcrossRows(frame, 1))
-            frame.mask = None
 
     @contextmanager
     def _loop(self, begin: Any, end: Any, step: int) -> Iterator[Any]:
@@ -119,6 +113,12 @@ class Printer:
         b.branch(check)
         b.position_at_end(after)
 
+    def _least(self, first: Any, step: int, end: Any) -> Any:
+        """Return first + step, but no more than the end."""
+        b = self.builder
+        last = b.add(first, I64(step))
+        return b.select(b.icmp_signed("<", last, end), last, end)
+
     def _variable(self, kind: Any) -> Any:
         """Return memory for a number that a loop changes; LLVM makes registers of it."""
         with self.builder.goto_entry_block():
@@ -127,15 +127,23 @@ class Printer:
     # -- a row -----------------------------------------------------------------------------------
 
     def _row(self, lanes: Lanes) -> None:
-        self.lanes, self.rows, self.inverses = lanes, {}, {}
+        self._begin(lanes)
         for phase in self.program.phases:
             self._phase(phase)
+        self._store_row()
+
+    def _begin(self, lanes: Lanes) -> None:
+        self.lanes, self.rows, self.inverses = lanes, {}, {}
+
+    def _store_row(self) -> None:
+        """Print what is stored once for a row."""
         for number, kind in enumerate(self.program.kinds):
             if kind not in (Kind.TABLE, Kind.COLUMN):
                 values = self._row_value(self.program.outputs[number])
-                lanes.store_row(len(self.inputs) + number, values)
+                self.lanes.store_row(len(self.inputs) + number, values)
 
-    def _phase(self, phase: Phase) -> None:
+    def _prepare(self, phase: Phase) -> None:
+        """Compute what a phase needs of a row, before its loop."""
         for number in phase.steps:
             for argument in self.graph.nodes[number].arguments:
                 if not self.graph.nodes[argument].columns:
@@ -145,25 +153,29 @@ class Printer:
         for number in phase.stored:
             if not self.graph.nodes[self.program.outputs[number]].columns:
                 self._row_value(self.program.outputs[number])
+
+    def _phase(self, phase: Phase) -> None:
+        self._prepare(phase)
+        totals = {n: self._accumulators(n) for n in phase.reductions}
         sums = {n: self._accumulators(n) for n in phase.reductions}
         if isinstance(self.lanes, AlongRow):
-            self._along_the_row(phase, sums)
+            self._along_the_row(phase, totals, sums)
         elif isinstance(self.lanes, ShortRows):
-            whole = self._blocks(self.frame.length, self.width, sums, SHORT_BLOCK)
+            whole = self._blocks(self.frame.length, self.width, totals, sums, SHORT_BLOCK)
             with whole as column, self._masked(column):
                 self._entries(phase, column, sums)
         else:
-            with self._blocks(self.frame.length, 1, sums) as column:
+            with self._blocks(self.frame.length, 1, totals, sums) as column:
                 self._entries(phase, column, sums)
-        self._put_aside(sums)
-        for number, (totals, _) in sums.items():
-            values = [self.builder.load(variable, typ=self.vector.real) for variable in totals]
+        self._put_aside(totals, sums)
+        for number, variables in totals.items():
+            values = [self.builder.load(variable, typ=self.vector.real) for variable in variables]
             self.rows[number] = self.lanes.reduced(self.graph.nodes[number].kind, values)
 
-    def _along_the_row(self, phase: Phase, sums: Any) -> None:
+    def _along_the_row(self, phase: Phase, totals: Variables, sums: Variables) -> None:
         b, step = self.builder, self.width * UNROLL
         whole = b.mul(b.sdiv(self.frame.length, I64(step)), I64(step))
-        with self._blocks(whole, step, sums) as column:
+        with self._blocks(whole, step, totals, sums) as column:
             self._entries(phase, column, sums)
         four, self.lanes = self.lanes, AlongRow(self.frame, 1)
         with self._loop(whole, self.frame.length, self.width) as column, self._masked(column):
@@ -178,47 +190,49 @@ class Printer:
         self.frame.mask = None
 
     @contextmanager
-    def _blocks(self, end: Any, step: int, sums: Any, block: int = BLOCK) -> Iterator[Any]:
+    def _blocks(
+        self, end: Any, step: int, totals: Variables, sums: Variables, block: int = BLOCK
+    ) -> Iterator[Any]:
         """Loop along the row, putting the sums aside after every `block` steps."""
-        b = self.builder
         if not sums:
             with self._loop(I64(0), end, step) as column:
                 yield column
             return
         with self._loop(I64(0), end, step * block) as first:
-            last = b.add(first, I64(step * block))
-            last = b.select(b.icmp_signed("<", last, end), last, end)
-            with self._loop(first, last, step) as column:
+            with self._loop(first, self._least(first, step * block, end), step) as column:
                 yield column
-            self._put_aside(sums)
+            self._put_aside(totals, sums)
 
     # -- reductions ------------------------------------------------------------------------------
 
-    def _accumulators(self, number: int) -> tuple[list[Any], list[Any]]:
-        """Return memory for the totals of a reduction, and for the sums of the current block."""
-        kind = self.graph.nodes[number].kind
-        start = self.vector.number({"sum": 0.0, "max": -math.inf, "min": math.inf}[kind])
-        count = self.lanes.accumulators
-        both = [[self._variable(start.type) for _ in range(count)] for _ in range(2)]
-        for variable in (*both[0], *both[1]):
+    def _accumulators(self, number: int) -> list[Any]:
+        """Return variables for a reduction: for its totals, or for the sums of a block."""
+        start = self._start(number)
+        variables = [self._variable(start.type) for _ in range(self.lanes.accumulators)]
+        for variable in variables:
             self.builder.store(start, variable)
-        return both[0], both[1]
+        return variables
 
-    def _accumulate(self, number: int, values: list[Any], sums: Any) -> None:
+    def _start(self, number: int) -> Any:
+        """Return what a reduction begins with."""
+        kind = self.graph.nodes[number].kind
+        return self.vector.number({"sum": 0.0, "max": -math.inf, "min": math.inf}[kind])
+
+    def _accumulate(self, number: int, values: list[Any], sums: Variables) -> None:
+        """Add values to the sums of a block."""
         b, kind, mask = self.builder, self.graph.nodes[number].kind, self.frame.mask
-        _, current = sums[number]
-        for value, variable in zip(values, current, strict=False):
+        for value, variable in zip(values, sums[number], strict=False):
             before = b.load(variable, typ=value.type)
             after = combine(self.vector, kind, before, value)
-            if mask is not None and not self.across:
+            if mask is not None and not isinstance(self.lanes, AcrossRows):
                 after = b.select(mask, after, before)
             b.store(after, variable)
 
-    def _put_aside(self, sums: Any) -> None:
+    def _put_aside(self, totals: Variables, sums: Variables) -> None:
         b = self.builder
-        for number, (totals, current) in sums.items():
+        for number, variables in sums.items():
             kind = self.graph.nodes[number].kind
-            for total, variable in zip(totals, current, strict=True):
+            for total, variable in zip(totals[number], variables, strict=True):
                 value = b.load(variable, typ=self.vector.real)
                 before = b.load(total, typ=value.type)
                 b.store(combine(self.vector, kind, before, value), total)
@@ -227,7 +241,7 @@ class Printer:
 
     # -- values along the row --------------------------------------------------------------------
 
-    def _entries(self, phase: Phase, column: Any, sums: Any) -> None:
+    def _entries(self, phase: Phase, column: Any, sums: Variables) -> None:
         """Compute the steps of a phase for the vectors at `column`."""
         values: dict[int, list[Any]] = {}
         kept = dict(phase.kept)
@@ -330,29 +344,33 @@ class Printer:
     def _pick(self, terms: int, index: int) -> list[Any]:
         """Return the entry at an index along the row, 0 where there is none."""
         b, row = self.builder, self.lanes.row
-        (place,) = self._row_value(index)
         length = self.frame.length
         if row.width > 1:
             length = self.frame.splat(length, row.width)
-        inside = b.icmp_unsigned("<", place, length)
-        (entry,) = self._at(terms, b.select(inside, place, ir.Constant(place.type, None)), {})
+        places = self._row_value(index)
+        if places[0].type != length.type:
+            length = b.trunc(length, places[0].type)
+        inside = [b.icmp_unsigned("<", place, length) for place in places]
+        nothing = ir.Constant(length.type, None)
+        places = [b.select(one, place, nothing) for one, place in zip(inside, places, strict=True)]
         # A sum of -0.0 and zeros is 0.0.
-        entry = b.fadd(entry, row.number(0.0))
-        return [b.select(inside, entry, row.number(0.0))]
+        zero = row.number(0.0)
+        entries = [b.fadd(entry, zero) for entry in self._at(terms, places, {})]
+        return [b.select(one, entry, zero) for one, entry in zip(inside, entries, strict=True)]
 
-    def _at(self, number: int, place: Any, known: dict[int, list[Any]]) -> list[Any]:
+    def _at(self, number: int, places: list[Any], known: dict[int, list[Any]]) -> list[Any]:
         """Return a value along the row at one place of each row."""
         node = self.graph.nodes[number]
         if not node.columns:
             return self._row_value(number)
         if number not in known:
             if node.kind == "input":
-                known[number] = [self.lanes.entry(node, place)]
+                known[number] = self.lanes.entries(node, places)
             elif node.kind == "index":
-                known[number] = [place]
+                known[number] = places
             else:
-                (operands,) = zip(*[self._at(n, place, known) for n in node.arguments], strict=True)
-                known[number] = [self._apply(self.lanes.row, node, list(operands))]
+                operands = zip(*[self._at(n, places, known) for n in node.arguments], strict=True)
+                known[number] = [self._apply(self.lanes.row, node, list(e)) for e in operands]
         return known[number]
 
     def _constant(self, node: Node) -> Any:
@@ -366,7 +384,12 @@ class Printer:
     # -- division by a number of the row ---------------------------------------------------------
 
     def _divides_by_row(self, node: Node) -> bool:
-        return node.kind == "divide" and not self.graph.nodes[node.arguments[1]].columns
+        if node.kind != "divide":
+            return False
+        divisor = self.graph.nodes[node.arguments[1]]
+        # LLVM knows what to do about a power of two.
+        exact = divisor.kind == "constant" and math.frexp(divisor.detail)[0] in (-0.5, 0.5)
+        return not divisor.columns and not exact
 
     def _inverse(self, number: int) -> Inverse:
         """Return the inverse of a number of the row as the sum of two, computed when first asked.
@@ -377,26 +400,32 @@ class Printer:
         sign: else an infinite x would give inf - inf.
         """
         if number not in self.inverses:
-            b, row, form = self.builder, self.lanes.row, self.form
-            one, zero = row.number(1.0), row.number(0.0)
-            highs, lows, regular = [], [], []
-            for divisor in self._row_value(number):
-                near = b.fdiv(one, divisor)
-                lower = row.fma(near, row.number(-(2.0**-form.mantissa)), near)
-                rest = row.fma(b.fneg(near), divisor, one)
-                high = b.select(b.fcmp_ordered(">", rest, zero), near, lower)
-                rest = row.fma(b.fneg(high), divisor, one)
-                size, limit = row.call("fabs", divisor), form.largest_divisor
-                above = b.fcmp_ordered(">", size, row.number(1.0 / limit))
-                highs.append(high)
-                lows.append(b.fmul(rest, high))
-                regular.append(b.and_(above, b.fcmp_ordered("<", size, row.number(limit))))
-            every = functools.reduce(b.and_, regular)
-            if row.width > 1:
-                bits = ir.IntType(row.width)
-                every = b.icmp_unsigned("==", b.bitcast(every, bits), ir.Constant(bits, -1))
-            self.inverses[number] = Inverse(highs, lows, every)
+            divisors = self._row_value(number)
+            high, low = zip(*map(self._inverted, divisors), strict=True)
+            self.inverses[number] = Inverse(list(high), list(low), self._regular(divisors))
         return self.inverses[number]
+
+    def _inverted(self, divisor: Any) -> tuple[Any, Any]:
+        """Return the parts of an inverse."""
+        b, row = self.builder, self.lanes.row
+        one, zero = row.number(1.0), row.number(0.0)
+        near = b.fdiv(one, divisor)
+        lower = row.fma(near, row.number(-(2.0**-self.form.mantissa)), near)
+        rest = row.fma(b.fneg(near), divisor, one)
+        high = b.select(b.fcmp_ordered(">", rest, zero), near, lower)
+        return high, b.fmul(row.fma(b.fneg(high), divisor, one), high)
+
+    def _regular(self, divisors: list[Any]) -> Any:
+        """Return whether the inverses of all of these are in range."""
+        b, row, limit = self.builder, self.lanes.row, self.form.largest_divisor
+        sizes = [row.call("fabs", divisor) for divisor in divisors]
+        tests = [b.fcmp_ordered(">", size, row.number(1.0 / limit)) for size in sizes]
+        tests += [b.fcmp_ordered("<", size, row.number(limit)) for size in sizes]
+        every = functools.reduce(b.and_, tests)
+        if row.width > 1:
+            bits = ir.IntType(row.width)
+            every = b.icmp_unsigned("==", b.bitcast(every, bits), ir.Constant(bits, -1))
+        return every
 
     def _quotients(self, number: int, dividends: list[Any], divisors: list[Any]) -> list[Any]:
         b, inverse = self.builder, self._inverse(number)

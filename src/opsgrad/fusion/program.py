@@ -21,7 +21,9 @@ SHORT = 256
 """Rows of up to so many entries are taken four at a time: from 512 on four rows no longer lie in
 the first cache together."""
 
-
+TILE = 16
+"""So many strips of `UNROLL` vectors across rows are taken together where they are taken in tiles:
+what is read together fills 4 KB."""
 TOGETHER = 32
 """So many rows are added up, one by one, where a sum runs over rows; then their sums, by pairs."""
 
@@ -63,6 +65,37 @@ class Program(NamedTuple):
     def key(self) -> str:
         """Return all that machine code depends on, which a text for readers need not have."""
         return repr((self.graph.dtype, self.graph.nodes, *self[1:]))
+
+    @property
+    def row_values(self) -> tuple[int, ...]:
+        """What phases find of a row and what they need of it, whatever is told from that aside."""
+        nodes = self.graph.nodes
+        found = {number for phase in self.phases for number in phase.reductions}
+        todo = [self.outputs[number] for phase in self.phases for number in phase.stored]
+        todo += [n for phase in self.phases for step in phase.steps for n in nodes[step].arguments]
+        while todo:
+            node = nodes[number := todo.pop()]
+            if node.columns or not node.arguments:
+                continue
+            if node.dtype == self.graph.dtype:
+                found.add(number)
+            else:
+                todo.extend(node.arguments)
+        return tuple(sorted(found))
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """Which of these values of the row something along it is divided by."""
+        nodes = self.graph.nodes
+        steps = {step for phase in self.phases for step in phase.steps}
+        found = {nodes[step].arguments[1] for step in steps if nodes[step].kind == "divide"}
+        return tuple(number for number in self.row_values if number in found)
+
+    @property
+    def tile_values(self) -> int:
+        """How many numbers each row of a tile needs memory for."""
+        values = len(self.row_values) + 2 * len(self.divisors)  # two parts of their inverses
+        return values + max((len(phase.reductions) for phase in self.phases), default=0)
 
     def __str__(self) -> str:
         """Return the program as a reader wants it: a line for each step."""
@@ -144,8 +177,6 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
     needed = set(graph.cone(trace.outputs, lambda number: False))
     reductions = [n for n in sorted(needed) if graph.nodes[n].kind in REDUCTIONS]
     last = max([level[node] for _, node in tables] + [level[n] - 1 for n in reductions], default=-1)
-    # Whether something holds is told again from the numbers that it is told by.
-    expensive = {n for n in _expensive(graph) if graph.nodes[n].dtype == graph.dtype} - again
     computed: set[int] = set()
     kept: set[int] = set()
     drafts = []
@@ -154,7 +185,8 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
         stored = tuple(number for number, node in tables if level[node] == phase)
         roots = tuple(graph.nodes[n].arguments[0] for n in reduced)
         roots += tuple(trace.outputs[number] for number in stored)
-        steps, reloaded = _steps(graph, roots, computed & expensive)
+        dear = {n for n in _expensive(graph, kept) if graph.nodes[n].dtype == graph.dtype} - again
+        steps, reloaded = _steps(graph, roots, computed & dear)
         kept.update(reloaded)
         drafts.append((steps, reduced, stored))
         computed.update(steps)
@@ -178,11 +210,21 @@ def _levels(graph: Graph) -> list[int]:
     return level
 
 
-def _expensive(graph: Graph) -> set[int]:
-    """Return the nodes along the row that take an expensive function to compute again."""
+def _expensive(graph: Graph, kept: set[int]) -> set[int]:
+    """Return the nodes along the row that take an expensive function to compute again.
+
+    What is kept already need not be, and to divide it, or an input, by a number of the row costs
+    less than to keep the quotient too.
+    """
     found: set[int] = set()
     for number, node in enumerate(graph.nodes):
-        if node.columns and (node.kind in EXPENSIVE or any(n in found for n in node.arguments)):
+        if not node.columns:
+            continue
+        dear = node.kind in EXPENSIVE
+        if node.kind == "divide" and not graph.nodes[node.arguments[1]].columns:
+            dividend = node.arguments[0]
+            dear = dividend not in kept and graph.nodes[dividend].kind != "input"
+        if number in kept or dear or any(n in found and n not in kept for n in node.arguments):
             found.add(number)
     return found
 

@@ -19,6 +19,9 @@ from opsgrad.fusion.program import schedule
 from opsgrad.fusion.tables import Task, trace_of
 from opsgrad.fusion.trace import Input, Kind
 
+FIRST_LINE = cuda._first_line
+"""Which `cupy` puts aside, so that what the compiler refuses is raised."""
+
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 ROWS = [row for row in TABLE.values() if row.has_axis]
@@ -417,6 +420,63 @@ def test_kernels_are_kept_on_disk(
         og.softmax(x)
     assert len(history.compiled) == 1
     assert "-ftz=false" in history.compiled[0][1]
+
+
+def refuse(cupy: Any, monkeypatch: pytest.MonkeyPatch, path: Any, text: str) -> None:
+    """Let the compiler take no kernel that has a piece of text in it."""
+    compile_using_nvrtc = cupy.cuda.compiler.compile_using_nvrtc
+
+    def refusing(source: str, options: Any) -> Any:
+        cupy.history.compiled.append((source, options))
+        if text in source:
+            raise RuntimeError('kern.cu(7): error: identifier "x" is undefined\n\n1 error')
+        return compile_using_nvrtc(source, options)
+
+    monkeypatch.setattr(cupy.cuda.compiler, "compile_using_nvrtc", refusing)
+    monkeypatch.setattr(cuda, "_first_line", FIRST_LINE)
+    monkeypatch.setenv("OPSGRAD_CACHE_DIR", str(path / "kernels"))
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_the_compiler_refuses_runs_as_written(
+    dtype: str, cupy: Any, history: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, rng: Any
+) -> None:
+    refuse(cupy, monkeypatch, tmp_path, "")
+    x, labels = rng.standard_normal((3, 24)).astype(dtype), np.array([0, 5, 23])
+    loss = og.softmax_cross_entropy_with_integer_labels
+    there = cupy.array(x), cupy.array(labels)
+    check(og.relumax, (x,), cupy)
+    for reduction in ("none", "mean"):
+        value, gradient = og.value_and_grad(loss)(*there, reduction=reduction)
+        right, other = og.value_and_grad(loss)(x, labels, reduction=reduction)
+        np.testing.assert_allclose(value.get(), right, rtol=4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(gradient.get(), other, atol=4 * np.finfo(dtype).eps)
+    assert history.launches == []
+    engines = og.which_backend(og.relumax, cupy.array(x)).engines
+    because = "because its kernel was not compiled: RuntimeError: "
+    because += 'kern.cu(7): error: identifier "x" is undefined'
+    assert engines["value"] == f"the body as it is written, {because}"
+    assert engines["vjp"] == f"the rule as it is written, {because}"
+    engines = og.which_backend(loss, *there).engines
+    assert engines["value_and_grad"] == f"value, then vjp, {because}"
+    # Nobody asks the compiler twice.
+    tries = len(history.compiled)
+    check(og.relumax, (x,), cupy)
+    og.value_and_grad(loss)(*there)
+    assert len(history.compiled) == tries
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_the_compiler_refuses_gives_way(
+    cupy: Any, history: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Where it takes another kernel for these rows, that one runs."""
+    refuse(cupy, monkeypatch, tmp_path, "#define THREADS 128\n")
+    x = cupy.array(np.ones((2, 1000), np.float32))
+    assert np.all(og.softmax(x).get() == np.float32(1e-3))
+    assert [threads for *_, threads in history.launches] == [256]
+    assert og.which_backend(og.softmax, x).engines["value"] == "a CUDA kernel"
 
 
 # -- functions -------------------------------------------------------------------------------------

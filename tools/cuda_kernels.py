@@ -24,6 +24,7 @@ import numpy as np
 from opsgrad._arrays import without_axis
 from opsgrad._op import Op
 from opsgrad._signature import Role
+from opsgrad.backends.protocol import JOINT, SEED
 from opsgrad.conformance import TABLE
 from opsgrad.fusion import cuda
 from opsgrad.fusion.cuda_source import SIZES, Source
@@ -55,15 +56,19 @@ KINDS = {
     "float64": SOME,
 }
 """What is compiled in each data type, for each chip."""
-ESSENTIAL = {
-    ("float32", 90): (*SHAPES, *ELEMENTWISE),
-    ("bfloat16", 90): ("warp", "block, longest", "cluster", "columns, long", "map"),
-    ("float16", 90): ("block", "map"),
-    ("float64", 90): ("warp", "block, longest", "map"),
-    ("float32", 80): ("warp", "block, longest", "columns", "map"),
-    ("float64", 80): ("warp",),
-}
-"""What every test run compiles: each way to share a row, data type and chip at least once."""
+APART, HEAVIEST = ("value", "vjp", "jvp"), ("vjp", JOINT)
+ROLES = (*APART, JOINT)
+ESSENTIAL = (
+    ("float32", 90, APART, tuple(one for one in KINDS["float32"] if one != "block, long")),
+    ("float32", 90, (JOINT,), ("warp", "block, longest", "cluster", "stream", "columns", "map")),
+    ("bfloat16", 90, HEAVIEST, ("warp", "block, longest", "cluster", "columns, long", "map")),
+    ("float16", 90, HEAVIEST, ("block", "map")),
+    ("float64", 90, HEAVIEST, ("warp", "block, longest", "map")),
+    ("float32", 80, HEAVIEST, ("warp", "block, longest", "columns", "map")),
+    ("float64", 80, HEAVIEST, ("warp",)),
+)
+"""What every test run compiles: each role and way to share a row, data type and chip at least once.
+"""
 
 
 class Kernel(NamedTuple):
@@ -116,6 +121,10 @@ class Compiled(NamedTuple):
     spilled: int
 
 
+class NotCompiledError(Exception):
+    """There should be a kernel, and none was compiled."""
+
+
 class NoDevice:
     """In place of a device: it compiles, and starts nothing."""
 
@@ -135,12 +144,17 @@ class NoDevice:
 
 
 def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Iterator[Any]:
-    """Yield the roles of an op that kernels are made for, and what they compute."""
+    """Yield the roles of an op that kernels are made for, and what they compute.
+
+    Value and gradient together are those by the first array.
+    """
     complete = dict(op.signature.complete(parameters))
     if "axis" in complete:
         complete["axis"] = axis
     labels = frozenset(a.name for a in op.signature.arguments if a.role is Role.LABELS)
     rules = [op._body, *(op.rule(role) for role in ("vjp", "jvp") if op.has_rule(role))]
+    if op.has_rule("vjp"):
+        rules.append(op._joint_rule((0,)))
     for rule in rules:
         task = Task(
             function=rule.function,
@@ -149,6 +163,7 @@ def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Ite
             dtype=np.dtype("float64" if dtype == "float64" else "float32"),
             elementwise=op.elementwise,
             labels=labels,
+            numbers=frozenset({SEED}),
         )
         if why_not(task) is None:
             yield rule.role, task
@@ -160,10 +175,16 @@ def prepared(
     """Return what would run a task on arrays of a shape; None if the body would."""
     axis = task.parameters.get("axis", -1)
     for of_result in (shape, without_axis(shape, axis)):
-        arrays = [Sketch(*_form(task, one, shape, of_result, dtype)) for one in task.names]
-        call = cuda.Fused(task, name, lambda *_: None).prepared(device, arrays, dtype)
+        arrays = [
+            1.0 if one in task.numbers else Sketch(*_form(task, one, shape, of_result, dtype))
+            for one in task.names
+        ]
+        fused = cuda.Fused(task, name, lambda *_: None)
+        call = fused.prepared(device, arrays, dtype)
         if call is not None:
             return call
+        if fused.failure is not None:
+            raise NotCompiledError(fused.failure)
     return None
 
 
@@ -190,14 +211,15 @@ class Case(NamedTuple):
 
 def cases(ops: Sequence[str] = tuple(TABLE), *, essential: bool = False) -> list[Case]:
     """Return all kernels to be compiled, or those that every test run compiles."""
-    kinds = {(dtype, chip): shapes for dtype, shapes in KINDS.items() for chip in CHIPS}
+    every = [(dtype, chip, ROLES, shapes) for dtype, shapes in KINDS.items() for chip in CHIPS]
     return [
         Case(name, role, dtype, shape, chip, tuple(TABLE[name].variants[0].items()))
         for name in ops
-        for (dtype, chip), shapes in (ESSENTIAL if essential else kinds).items()
+        for dtype, chip, roles, shapes in (ESSENTIAL if essential else every)
         for shape in shapes
         if shape in (SHAPES if TABLE[name].has_axis else ELEMENTWISE)
         for role, _ in tasks(TABLE[name].op, dict(TABLE[name].variants[0]), dtype, -1)
+        if role in roles
     ]
 
 

@@ -37,6 +37,9 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
         return "a parameter cannot be hashed"
     if fused is None:
         return f"it has been compiled for {MOST_PARAMETERS} sets of parameters already"
+    failure = fused.fused.failure
+    if failure is not None:
+        return f"its kernel was not compiled: {failure}"
     return Kernel(fused, "a CUDA kernel", fused.narrow)
 
 

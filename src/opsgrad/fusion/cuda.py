@@ -52,7 +52,10 @@ class Launcher(Protocol):
         """Return where an array begins."""
 
     def compiled(self, source: Source) -> Callable[[tuple[int], tuple[int], tuple[Any, ...]], Any]:
-        """Return what starts a kernel: takes a grid, a block, and arrays and NumPy's integers."""
+        """Return what starts a kernel: takes a grid, a block, and arrays and NumPy's integers.
+
+        Compiler, driver and an installation that lacks one may raise anything.
+        """
 
     def spills(self, kernel: Any) -> bool:
         """Whether a kernel keeps in memory what it has no registers for."""
@@ -77,6 +80,8 @@ class Fused:
         self.task = task
         self.name = name
         self.fallback = fallback
+        self.failure: str | None = None
+        """Why arrays that could have had a kernel have none, once that has happened."""
         self._calls: dict[Any, Call | None] = {}
         self._traces: dict[Any, Trace] = {}
         self._kernels: dict[Any, Any] = {}
@@ -121,23 +126,35 @@ class Fused:
         plan = _Plan(self.task, geometry, traced, result, arrays, launcher)
         for variant in plan.variants():
             kernel = self._kernel(launcher, variant, traced)
-            if kernel is not None:
+            if not isinstance(kernel, str):
                 return Call(plan, variant, kernel)
+        self.failure = kernel
         return None
 
     def _kernel(self, launcher: Launcher, variant: Variant, traced: Trace) -> Any:
-        """Return a compiled kernel; None if registers do not do, and memory would be used."""
+        """Return a compiled kernel, or say why there is none."""
         key = (launcher, variant)
         if key not in self._kernels:
-            kernel = launcher.compiled(source_of(self.task, variant, traced, self.name))
-            spills = variant.shape.chunks and launcher.spills(kernel)
-            self._kernels[key] = None if spills else kernel
+            source = source_of(self.task, variant, traced, self.name)
+            try:
+                kernel: Any = launcher.compiled(source)
+                # A kernel that reads the row again is the last resort, whatever it takes.
+                if variant.shape.chunks and launcher.spills(kernel):
+                    kernel = "it takes more registers than there are"
+            except Exception as error:  # no reason to raise where the body can run
+                kernel = _first_line(error)
+            self._kernels[key] = kernel
         return self._kernels[key]
 
     def _trace(self, kinds: tuple[Kind | None, ...]) -> Trace:
         if kinds not in self._traces:
             self._traces[kinds] = trace_of(self.task, inputs_of(self.task, kinds))
         return self._traces[kinds]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def source_of(task: Task, variant: Variant, traced: Trace, name: str) -> Source:

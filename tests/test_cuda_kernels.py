@@ -11,13 +11,20 @@ import opsgrad as og
 from opsgrad.annotations import Reduction
 from opsgrad.backends import _gpu
 from opsgrad.conformance import TABLE, Row
-from opsgrad.conformance.checks import check_against_oracle, check_value_and_grad, sample
+from opsgrad.conformance.checks import (
+    check_against_oracle,
+    check_value,
+    check_value_and_grad,
+    sample,
+)
 from opsgrad.conformance.target import Target, backend_targets
 from opsgrad.fusion import cuda, cuda_source
 from opsgrad.fusion.cuda_source import Shape
 from opsgrad.fusion.program import schedule
-from opsgrad.fusion.tables import Task, trace_of
+from opsgrad.fusion.tables import Task, _expected, trace_of
 from opsgrad.fusion.trace import Input, Kind
+from opsgrad.ops._rows import shifted_exp
+from tools.cuda_kernels import tasks
 
 FIRST_LINE = cuda._first_line
 """Which `cupy` puts aside, so that what the compiler refuses is raised."""
@@ -222,6 +229,100 @@ def test_rows_that_are_read_again(cupy: Any, rng: np.random.Generator) -> None:
     check(og.relumax, (x.T.copy(),), cupy, axis=0)
     ones = np.zeros((1, 3_000_000), np.float32)
     assert og.softmax(cupy.array(ones)).get()[0, 0] == np.float32(1 / 3e6)
+
+
+def rows_with_maxima(length: int, dtype: str, rng: np.random.Generator) -> Any:
+    """Return rows in which the maximum is found early, late, often, several times, or never."""
+    x = rng.standard_normal((10, length)) * 10.0
+    x[1] = np.linspace(-300.0, 50.0, length)
+    x[2] = np.linspace(0.0, 30.0, length)
+    x[3] = x[1, ::-1]
+    x[4, [3, 11, length // 2, length - 1]] = 70.0
+    x[5, : length // 2] = -np.inf
+    x[6] = -60.0
+    x[6, length // 3] = 0.0
+    x[7] = -np.inf
+    x[7, -2:] = 1.0, 2.0
+    x[8] = np.where(np.arange(length) < 40, -80.0, x[8])
+    x[9] = -1.0
+    return x.astype(dtype)
+
+
+ONLINE = {"rows": Shape("rows", 64, 8, 1, 4, 0), "columns": Shape("columns", 64, 16, 1, 1, 0, 4)}
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("rows", "float32"), ("rows", "float64"), ("columns", "float32")]
+)
+def test_sums_that_are_found_with_the_maximum(
+    kind: str, dtype: str, cupy: Any, target: Target, monkeypatch: pytest.MonkeyPatch, rng: Any
+) -> None:
+    use(monkeypatch, ONLINE[kind])
+    x = rows_with_maxima(524, dtype, rng)
+    axis = -1 if kind == "rows" else -2
+    given = x if kind == "rows" else np.ascontiguousarray(x.T)
+    for op in (og.softmax, og.log_softmax, og.logsumexp):
+        check_value(TABLE[op.__name__], op, target, (given,), {"axis": axis})
+    labels = np.array([0, 523, 3, 0, 3, 1, 174, 522, 7, 8])
+    check(og.softmax_cross_entropy_with_integer_labels, (given, labels), cupy, axis=axis)
+    ends = x[:4].copy()
+    ends[[0, 1, 2, 3], [0, 300, 523, 17]] = np.nan, np.inf, np.nan, np.inf
+    ends = np.concatenate([ends, np.full_like(ends[:1], -np.inf)])
+    there = cupy.array(ends if kind == "rows" else np.ascontiguousarray(ends.T))
+    assert np.isnan(og.softmax(there, axis=axis).get()).all()
+    most = og.logsumexp(there, axis=axis).get()
+    np.testing.assert_array_equal(most, [np.nan, np.inf, np.nan, np.inf, -np.inf])
+
+
+def near_the_top(xp: Any, x: Any, *, axis: int) -> Any:
+    e = shifted_exp(xp, x, axis)
+    return xp.sum(xp.where(x > e.top - 1.0, e.terms, xp.zeros_like(x)), axis=axis)
+
+
+def times_the_top(xp: Any, x: Any, *, axis: int) -> Any:
+    e = shifted_exp(xp, x, axis)
+    return xp.sum(e.terms * e.top, axis=axis)
+
+
+@pytest.mark.parametrize("body", [near_the_top, times_the_top])
+def test_other_sums_wait_for_the_maximum(
+    body: Any, cupy: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """They depend on it in more ways than one."""
+    use(monkeypatch, ONLINE["rows"])
+    task = Task(body, ("x",), {"axis": -1}, np.dtype("f8"), False, frozenset())
+    x = rng.standard_normal((3, 524))
+    got = cuda.Fused(task, "kernel", None)(_gpu._launcher(0), put(cupy, (x,)), "float64")
+    np.testing.assert_allclose(got.get(), body(np, x, axis=-1), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("op", "role", "reads"),
+    [
+        (og.softmax, "value", 2),
+        (og.logsumexp, "value", 1),
+        (og.logsumexp, "vjp", 2),
+        (og.log_softmax, "value", 2),
+        (og.softmax_cross_entropy, "value", 2),
+        (og.softmax_cross_entropy_with_integer_labels, "value", 1),
+        (og.softmax_cross_entropy_with_integer_labels, "value_and_grad", 2),
+        (og.nll_loss, "value", 0),
+        (og.relumax, "value", 3),
+    ],
+)
+def test_how_often_a_row_is_read(op: Any, role: str, reads: int) -> None:
+    task = dict(tasks(op, {}, "float32", -1))[role]
+    inputs = [_expected(task, name, Kind.ROW) for name in task.names]
+    variant = cuda.Variant(
+        tuple(one.kind for one in inputs),
+        tuple("int64" if one.dtype == np.int64 else "float32" for one in inputs) + ("float32",) * 2,
+        SHAPES["read again"][0],
+        keep=False,
+    )
+    code = cuda.source_of(task, variant, trace_of(task, inputs), "kernel").code
+    row = next(number for number, one in enumerate(inputs) if one.kind is Kind.TABLE)
+    assert code.count(f"load<CHUNK>(input{row} ") == reads
 
 
 def test_more_rows_than_blocks(
@@ -566,6 +667,9 @@ MISTAKES = {
     "a mask that is one short": ("column < length", "column < length - 1", "block"),
     "a chunk that is one off": ("count >= N", "count >= N - 1", "flat"),
     "rows that are one off": ("mine < rows", "mine <= rows", "part of a warp"),
+    "maxima that are forgotten": ("? parts.once_below * weight", "? (real)0", "online"),
+    "sums that are not scaled": ("parts.below *= scale", "parts.below *= 1", "online"),
+    "another base than is said": ("part.below * scale", "part.below", "online"),
 }
 
 
@@ -584,6 +688,9 @@ def test_planted_mistakes_are_caught(
 
     if kind == "flat":
         op, arrays, params = og.sigmoid, (rng.standard_normal(4091).astype("f4"),), {}
+    elif kind == "online":
+        use(monkeypatch, ONLINE["rows"])
+        op, arrays, params = og.softmax, (rows_with_maxima(524, "f4", rng),), {}
     else:
         use(monkeypatch, SHAPES[kind][0])
         form = (2, 29, 3) if kind == "columns" else (11, 29 if kind == "part of a warp" else 250)

@@ -272,11 +272,16 @@ def main() -> int:
     """Compile everything; write a table, and say what spills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ops", nargs="*", default=list(TABLE), choices=list(TABLE))
+    every = [*SHAPES, *ELEMENTWISE]
+    parser.add_argument("--shapes", nargs="*", default=every, choices=every, metavar="SHAPE")
     parser.add_argument("--essential", action="store_true", help="what every test run compiles")
-    parser.add_argument("--output", type=Path, help="a .json file; a .md is written beside it")
+    parser.add_argument(
+        "--output", type=Path, help="a .json file, in which all else stays; a .md is beside it"
+    )
     parser.add_argument("--processes", type=int)
     arguments = parser.parse_args()
     chosen = cases(arguments.ops, essential=arguments.essential)
+    chosen = [case for case in chosen if case.shape in arguments.shapes]
     with multiprocessing.Pool(arguments.processes) as pool:
         kernels = [one for one in pool.map(compiled, chosen, chunksize=8) if one is not None]
     spills = [one for one in kernels if one.spilled]
@@ -285,16 +290,23 @@ def main() -> int:
     rejected = sum(one.rejected for one in kernels)
     print(f"{len(kernels)} kernels, {len(spills)} of them spill, {rejected} others did")
     if arguments.output:
-        rows = [one._asdict() for one in kernels]
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        arguments.output.write_text(f"[\n{lines}\n]\n")
-        which = "those of every test run" if arguments.essential else "all"
-        head = (
-            f"Registers a thread, for the kernels that `make cuda-kernels` compiles ({which}), by "
-            f"NVRTC {version('nvidia-cuda-nvrtc')}.\n\n"
-        )
-        arguments.output.with_suffix(".md").write_text(head + table(kernels))
+        write(kernels, arguments.output)
     return 1 if spills else 0
+
+
+def write(kernels: Sequence[Kernel], output: Path) -> None:
+    """Write kernels as JSON and as a table, with those that are there already."""
+    before = json.loads(output.read_text()) if output.exists() else []
+    known = {one[:5]: one for one in (*(Kernel(**row) for row in before), *kernels)}
+    # In one order, and without what is compiled no more.
+    ordered = [known[case[:5]] for case in cases() if case[:5] in known]
+    lines = ",\n".join(json.dumps(one._asdict()) for one in ordered)
+    output.write_text(f"[\n{lines}\n]\n")
+    head = (
+        "Registers a thread, for the kernels that `make cuda-kernels` compiles, by "
+        f"NVRTC {version('nvidia-cuda-nvrtc')}.\n\n"
+    )
+    output.with_suffix(".md").write_text(head + table(ordered))
 
 
 def table(kernels: Sequence[Kernel]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from opsgrad.fusion.cuda_source import BY_VALUE, SIZES, Shape, Source, overhead, printed, weight
-from opsgrad.fusion.program import schedule
+from opsgrad.fusion.program import schedule, with_picks
 from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
 from opsgrad.fusion.trace import Kind, Trace, UntraceableError
 
@@ -159,7 +159,9 @@ def _first_line(error: Exception) -> str:
 
 def source_of(task: Task, variant: Variant, traced: Trace, name: str) -> Source:
     """Print the kernel of a task."""
-    program = schedule(traced, keep=variant.keep)
+    # Where the row is read again for each pass, one entry of it is better read by itself.
+    reads_again = variant.shape.chunks == 0
+    program = schedule(with_picks(traced) if reads_again else traced, keep=variant.keep)
     inputs = inputs_of(task, variant.kinds)
     return printed(program, inputs, variant.storage, variant.shape, name)
 

@@ -282,6 +282,44 @@ struct Minimum {
   METHOD void add(real x) { total = fn_minimum(total, x); }
 };
 
+// e^(x - top), without the rounding error of the difference.
+DEVICE real term(real x, real top) {
+  const real shift = x - top, minus = shift - x;
+  const real error = (x - (shift - minus)) - (top + minus);
+  return fn_exp(shift) * ((real)1 + (fn_isfinite(error) ? error : (real)0));
+}
+// A thread's part of a sum of terms, while the maximum of the row is not known.
+struct Part {
+  real below = 0, block = 0;        // of entries below the highest so far, against the base
+  real at_top = 0, once_below = 0;  // of that one: what counts now, and what will, once it is below
+  METHOD void put_aside() {
+    below += block;
+    block = 0;
+  }
+};
+// The highest entry that a thread has seen. The base that terms are taken against rises more rarely,
+// and then so far that what was added up is lost beside what comes: so errors of scaling never pile
+// up.
+struct Peak {
+  real top = -infinity(), base = -infinity();
+  template <class... P> METHOD void rise(real to, P&... parts) {
+    const real weight = term(top, base);  // NaN if nothing has been seen but -inf, which weighs 0
+    ((parts.below += weight > (real)0 ? parts.once_below * weight : (real)0), ...);
+    ((parts.at_top = parts.once_below = 0), ...);
+    top = fn_maximum(top, to);
+    if (top - base <= (real)32) return;
+    const real scale = term(base, top);
+    ((parts.below *= scale, parts.block *= scale), ...);
+    base = top;
+  }
+  // A thread's part of a sum against the maximum of the whole row.
+  METHOD real settled(const Part& part, real whole) const {
+    const real scale = term(base, whole);
+    if (!(top < whole)) return part.at_top + part.below * scale;
+    return top > -infinity() ? (part.below + part.once_below * term(top, base)) * scale : (real)0;
+  }
+};
+
 template <int LANES, class R> DEVICE void across_lanes(R& r) {
   UNROLLED for (int step = LANES / 2; step > 0; step /= 2)
     r.add(__shfl_xor_sync(0xffffffffu, r.total, step));

@@ -187,27 +187,17 @@ def test_bfloat16(
     body: Any,
     shape: tuple[int, ...],
     cupy: Any,
-    monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
     """NumPy has no bfloat16: the stand-in holds its bits. Results are those of float32, rounded."""
-
-    class Stored(cupy.ndarray):  # type: ignore[misc, name-defined]
-        dtype = "bfloat16"
-
-    def empty(shape: tuple[int, ...], dtype: str) -> Any:
-        assert dtype == "bfloat16"
-        return Stored(cupy.empty(shape, np.uint16)._host, 0)
-
-    launcher = _gpu._launcher(0)
-    monkeypatch.setattr(launcher, "empty", empty)
     parameters = {"axis": 1 - len(shape)}
     given = [bfloat16(rng.standard_normal(shape).astype(np.float32)) for _ in range(2)]
     task = Task(body, ("x", "g"), parameters, np.dtype("f4"), body is product, frozenset())
-    fused = cuda.Fused(task, "kernel", None)
-    got = fused(launcher, [Stored(cupy.array(one)._host, 0) for one in given], "bfloat16")
+    fused = cuda.Fused(task, "kernel")
+    stored = [_gpu.Bits(cupy.array(one.view(np.int16))) for one in given]
+    got = fused(_gpu._launcher(0), stored, "bfloat16").get().view(np.uint16)
     expected = bfloat16(body(np, *map(wide, given), **parameters)).astype(np.int64)
-    away = got.get().astype(np.int64) - expected
+    away = got.astype(np.int64) - expected
     assert np.abs(away).max() <= 1  # where the float32 lies between two
     assert (away == 0).mean() > 0.99
 
@@ -293,7 +283,7 @@ def test_other_sums_wait_for_the_maximum(
     use(monkeypatch, ONLINE["rows"])
     task = Task(body, ("x",), {"axis": -1}, np.dtype("f8"), False, frozenset())
     x = rng.standard_normal((3, 524))
-    got = cuda.Fused(task, "kernel", None)(_gpu._launcher(0), put(cupy, (x,)), "float64")
+    got = cuda.Fused(task, "kernel")(_gpu._launcher(0), put(cupy, (x,)), "float64")
     np.testing.assert_allclose(got.get(), body(np, x, axis=-1), rtol=1e-14)
 
 
@@ -588,7 +578,7 @@ def run(cupy: Any, body: Any, *arrays: Any) -> Any:
     dtype = arrays[0].dtype
     names = tuple(f"x{k}" for k in range(len(arrays)))
     task = Task(body, names, {}, dtype, elementwise=True, labels=frozenset())
-    fused = cuda.Fused(task, "kernel", None)
+    fused = cuda.Fused(task, "kernel")
     return fused(_gpu._launcher(0), put(cupy, arrays), str(dtype)).get()
 
 
@@ -634,7 +624,7 @@ def test_quotients_by_one_number_of_a_row(cupy: Any, dtype: str, rng: np.random.
         lambda xp, x, y: x / y[..., None], ("x", "y"), {"axis": -1}, x.dtype, False, frozenset()
     )
     task = task._replace(function=lambda xp, x, y, axis: x / y[..., None])
-    fused = cuda.Fused(task, "kernel", None)
+    fused = cuda.Fused(task, "kernel")
     got = fused(_gpu._launcher(0), put(cupy, (x, y)), dtype).get()
     with np.errstate(all="ignore"):
         expected = x / y[:, None]

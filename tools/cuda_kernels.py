@@ -179,7 +179,7 @@ def prepared(
             1.0 if one in task.numbers else Sketch(*_form(task, one, shape, of_result, dtype))
             for one in task.names
         ]
-        fused = cuda.Fused(task, name, lambda *_: None)
+        fused = cuda.Fused(task, name)
         call = fused.prepared(device, arrays, dtype)
         if call is not None:
             return call

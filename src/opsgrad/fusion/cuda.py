@@ -43,7 +43,7 @@ class Launcher(Protocol):
     """Of the device: 90 for 9.0."""
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a new array in C order."""
+        """Return a new array in C order; in bfloat16 what kernels take is its `bits`."""
 
     def contiguous(self, array: Array) -> Array:
         """Return an array in C order with the same entries."""
@@ -76,10 +76,9 @@ class Variant(NamedTuple):
 class Fused:
     """A body or rule as a callable on arrays of a GPU; it compiles what it needs when asked."""
 
-    def __init__(self, task: Task, name: str, fallback: Callable[..., Any]) -> None:
+    def __init__(self, task: Task, name: str) -> None:
         self.task = task
         self.name = name
-        self.fallback = fallback
         self.failure: str | None = None
         """Why arrays that could have had a kernel have none, once that has happened."""
         self._calls: dict[Any, Call | None] = {}
@@ -89,9 +88,10 @@ class Fused:
     def __call__(
         self, launcher: Launcher, arrays: Sequence[Array | float | None], result: str
     ) -> Any:
-        """Run the task on arrays, and on numbers as floats; its results are stored as `result`.
+        """Run the task on arrays, and on numbers as floats; None where there is no kernel.
 
-        A first result that is reduced stays in the data type that is computed in.
+        Its results are stored as `result`, but a first one that is reduced in the data type that is
+        computed in.
         """
         address = launcher.address
         key = (
@@ -110,7 +110,7 @@ class Fused:
             if len(self._calls) >= MOST_CALLS:
                 self._calls.clear()
             call = self._calls[key] = self.prepared(launcher, arrays, result)
-        return self.fallback(*arrays) if call is None else call(launcher, arrays)
+        return None if call is None else call(launcher, arrays)
 
     def prepared(
         self, launcher: Launcher, arrays: Sequence[Array | None], result: str
@@ -335,6 +335,7 @@ class Call:
         self.shapes = [shapes[kind] for kind in plan.traced.kinds]
         self.stored = plan.stored
         self.by_value = BY_VALUE in plan.storage
+        self.as_bits = "bfloat16" in plan.storage
         self.reduction = plan.reduction
 
     def __call__(self, launcher: Launcher, arrays: Sequence[Array | None]) -> Any:
@@ -348,10 +349,12 @@ class Call:
             launcher.empty(shape, stored)
             for shape, stored in zip(self.shapes, self.stored, strict=True)
         ]
-        given = [a for a in arrays if a is not None]
+        given = [a for a in (*arrays, *outputs) if a is not None]
         if self.by_value:
             given = [_bits(a) if isinstance(a, float) else a for a in given]
-        self.kernel(self.grid, self.block, (*given, *outputs, *self.numbers))
+        if self.as_bits:
+            given = [a.bits if hasattr(a, "bits") else a for a in given]
+        self.kernel(self.grid, self.block, (*given, *self.numbers))
         if self.reduction != "none":  # of the value, which comes first
             outputs[0] = launcher.reduced(outputs[0], self.reduction)
         return nested(self.structure, outputs)

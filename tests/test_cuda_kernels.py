@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 ROWS = [row for row in TABLE.values() if row.has_axis]
 JOINTLY = [row for row in TABLE.values() if row.name not in ("dense", "prelu")]
 SHAPES = {
-    "part of a warp": (Shape("rows", 64, 8, 1, 1, 4), 32),
+    "part of a warp": (Shape("rows", 64, 8, 1, 4, 2, peeled=True), 61),
     "whole chunks": (Shape("rows", 64, 8, 1, 4, 2), 64),
     "block": (Shape("rows", 128, 128, 1, 1, 2), 256),
     "read again": (Shape("rows", 64, 64, 1, 1, 0), 128),
@@ -123,12 +123,12 @@ def test_every_op(
     across = shape.layout == "columns"
     axis = 1 if across else -1
     params["axis"] = axis
-    ragged = longest // 2 + shape.chunk
+    ragged = longest // 2 + shape.chunk  # odd where rows begin within chunks
     arrays = sample(row, rng, (1, ragged, 2) if across else (2, ragged), axis, "float32")
     check_against_oracle(row, target, arrays, rng, **params)
     check_value_and_grad(row, target, arrays, **params)
     for length in (1, longest - 1, longest):
-        if length % shape.chunk == 0:
+        if shape.peeled or length % shape.chunk == 0:
             form = (2, length, 5) if across else (11, length)
             check(row.op, sample(row, rng, form, axis, "float32"), cupy, **params)
     engines = og.which_backend(row.op, *put(cupy, arrays), **params).engines
@@ -181,7 +181,7 @@ def product(xp: Any, x: Any, g: Any, *, axis: int) -> Any:
     return og.sigmoid.body(xp, x) * g
 
 
-@pytest.mark.parametrize("shape", [(4, 37), (3, 96), (2, 3000), (2, 40, 6)])
+@pytest.mark.parametrize("shape", [(4, 37), (3, 96), (2, 3001), (2, 40, 6)])
 @pytest.mark.parametrize("body", [relumax_vjp, softmax_and_sum, product])
 def test_bfloat16(
     body: Any,
@@ -238,28 +238,32 @@ def rows_with_maxima(length: int, dtype: str, rng: np.random.Generator) -> Any:
     return x.astype(dtype)
 
 
-ONLINE = {"rows": Shape("rows", 64, 8, 1, 4, 0), "columns": Shape("columns", 64, 16, 1, 1, 0, 4)}
+ONLINE = {
+    "rows": Shape("rows", 64, 8, 1, 4, 0),
+    "peeled": Shape("rows", 64, 8, 1, 4, 0, peeled=True),
+    "columns": Shape("columns", 64, 16, 1, 1, 0, 4),
+}
 
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("rows", "float32"), ("rows", "float64"), ("columns", "float32")]
+    ("kind", "dtype"), [("rows", "float32"), ("peeled", "float64"), ("columns", "float32")]
 )
 def test_sums_that_are_found_with_the_maximum(
     kind: str, dtype: str, cupy: Any, target: Target, monkeypatch: pytest.MonkeyPatch, rng: Any
 ) -> None:
     use(monkeypatch, ONLINE[kind])
-    x = rows_with_maxima(524, dtype, rng)
-    axis = -1 if kind == "rows" else -2
-    given = x if kind == "rows" else np.ascontiguousarray(x.T)
+    x = rows_with_maxima(523 if kind == "peeled" else 524, dtype, rng)
+    axis = -2 if kind == "columns" else -1
+    given = x if axis == -1 else np.ascontiguousarray(x.T)
     for op in (og.softmax, og.log_softmax, og.logsumexp):
         check_value(TABLE[op.__name__], op, target, (given,), {"axis": axis})
-    labels = np.array([0, 523, 3, 0, 3, 1, 174, 522, 7, 8])
+    labels = np.array([0, 522, 3, 0, 3, 1, 174, 521, 7, 8])
     check(og.softmax_cross_entropy_with_integer_labels, (given, labels), cupy, axis=axis)
     ends = x[:4].copy()
-    ends[[0, 1, 2, 3], [0, 300, 523, 17]] = np.nan, np.inf, np.nan, np.inf
+    ends[[0, 1, 2, 3], [0, 300, 522, 17]] = np.nan, np.inf, np.nan, np.inf
     ends = np.concatenate([ends, np.full_like(ends[:1], -np.inf)])
-    there = cupy.array(ends if kind == "rows" else np.ascontiguousarray(ends.T))
+    there = cupy.array(ends if axis == -1 else np.ascontiguousarray(ends.T))
     assert np.isnan(og.softmax(there, axis=axis).get()).all()
     most = og.logsumexp(there, axis=axis).get()
     np.testing.assert_array_equal(most, [np.nan, np.inf, np.nan, np.inf, -np.inf])
@@ -653,7 +657,14 @@ MISTAKES = {
         "    if (threadIdx.x < step",
         "columns",
     ),
-    "a mask that is one off": ("column < length", "column <= length", "part of a warp"),
+    "a mask that is one off": ("(u32)column < (u32)", "(u32)column <= (u32)", "part of a warp"),
+    "an entry before the row": ("(u32)column < (u32)length", "column < length", "part of a warp"),
+    "a row that begins late": ("column >= 0 &&", "column >= -1 &&", "part of a warp"),
+    "a chunk that ends late": (
+        "column + N <= length",
+        "column + N <= length + 1",
+        "part of a warp",
+    ),
     "a mask that is one short": ("column < length", "column < length - 1", "block"),
     "a chunk that is one off": ("count >= N", "count >= N - 1", "flat"),
     "rows that are one off": ("mine < rows", "mine <= rows", "part of a warp"),
@@ -738,9 +749,13 @@ def test_the_kernel_fits_the_rows() -> None:
     assert (shape, blocks) == (Shape("rows", 128, 8, 1, 4, 2), 63)
     assert chosen((1000, 64), "bfloat16", 80)[0] == Shape("rows", 128, 4, 1, 8, 2)
     assert chosen((9, 1000), "float32", 80)[0] == Shape("rows", 128, 32, 1, 4, 8)
-    assert chosen((9, 1001), "float32", 80)[0].chunk == 1
-    assert chosen((9, 1002), "float32", 80)[0].chunk == 2
-    assert chosen((9, 1000), "float32", 80, offset=8)[0].chunk == 2
+    assert chosen((9, 1001), "float32", 80)[0] == Shape("rows", 128, 32, 1, 4, 8, peeled=True)
+    assert chosen((9, 1021), "float32", 80)[0].chunks == 8
+    assert chosen((9, 1022), "float32", 80)[0].reach >= 1022
+    assert chosen((9, 31), "float32", 80)[0] == Shape("rows", 128, 16, 1, 1, 2)
+    assert chosen((9, 30), "bfloat16", 80)[0].chunk == 2
+    assert chosen((9, 1000), "float32", 80, offset=8)[0] == Shape("rows", 128, 32, 1, 2, 16)
+    assert chosen((9, 1000), "float32", 80, offset=4)[0].chunk == 1
     shape, blocks = chosen((9, 4096), "float32", 80)
     assert (shape.group, shape.threads, blocks) == (256, 256, 9)
     assert chosen((9, 32768), "float32", 80)[0].chunks > 0

@@ -27,6 +27,8 @@ AT_EASE = 16
 """As many a thread holds before a row is given more threads."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Into how many chunks per thread rows are cut: more kinds would be more kernels to compile."""
+PEELED_FROM = 8
+"""Rows of so many chunks may begin within one; shorter ones are read in smaller pieces."""
 MOST_BLOCKS = 1 << 30
 """Of a kernel; what is left over is done in further turns."""
 MOST_CALLS = 256
@@ -199,6 +201,9 @@ class _Plan:
         self.length = self.entries if geometry.flat else table[axis]
         self.inner = 1 if axis == -1 else math.prod(table[axis + 1 :])
         self.rows = self.entries // self.length
+        self.chunk, self.peeled = (1, False) if self.inner > 1 else self._chunk()
+        # What a row takes of whole chunks at most, counted in entries.
+        self.span = self.length + (self.chunk - 1 if self.peeled else 0)
 
     def variants(self) -> Iterator[Variant]:
         """Yield the kernels that could be used, the best first, and last one that always can."""
@@ -206,13 +211,12 @@ class _Plan:
         if self.geometry.flat:
             # Only the entries of a few chunks are held; there is nothing else to read.
             for count in (2, 1):
-                shape = Shape("flat", 256, 256, 1, self._chunk(1), count)
+                shape = Shape("flat", 256, 256, 1, self.chunk, count)
                 yield Variant(kinds, self.storage, shape, True)
             return
         for keep in (True, False):
             program = schedule(self.traced, keep=keep)
-            chunk = self._chunk(self.length) if self.inner == 1 else 1
-            size = max(weight(program, self.storage, chunk), 0.75)
+            size = max(weight(program, self.storage, self.chunk), 0.75)
             room = functools.partial(_room, size=size, spent=overhead(program))
             for shape in self._shapes(room):
                 yield Variant(kinds, self.storage, shape, keep)
@@ -222,20 +226,21 @@ class _Plan:
         if self.inner > 1:
             yield from self._columns(room)
             return
-        chunk = self._chunk(self.length)
+        chunk = self.chunk
         most = min(HELD, room(128))
         if self.length <= 32 * most:
             group = 1
             while group < 32 and self.length > 2 * group * chunk:
                 group *= 2
-            count = _count(self.length, group * chunk)
+            count = _count(self.span, group * chunk)
             if count * chunk <= most:
-                yield Shape("rows", 128, group, 1, chunk, count)
+                yield Shape("rows", 128, group, 1, chunk, count, peeled=self.peeled)
         for cluster in (1, 2, 4, 8) if self.capability >= 90 else (1,):
             for threads, held in _sizes(room, cluster):
-                count = _count(self.length, threads * cluster * chunk)
+                count = _count(self.span, threads * cluster * chunk)
                 if count * chunk <= held:
-                    yield Shape("rows", threads, threads, cluster, chunk, count)
+                    shape = Shape("rows", threads, threads, cluster, chunk, count)
+                    yield shape._replace(peeled=self.peeled)
 
     def _columns(self, room: Room) -> Iterator[Shape]:
         wide = self._wide()
@@ -249,7 +254,7 @@ class _Plan:
             wide = self._wide()
             return Shape("columns", 512, 512 // wide, 1, 1, 0, wide)
         threads = 256 if self.length <= 1 << 14 else 512
-        return Shape("rows", threads, threads, 1, self._chunk(self.length), 0)
+        return Shape("rows", threads, threads, 1, self.chunk, 0, peeled=self.peeled)
 
     def _wide(self) -> int:
         wide = 2
@@ -257,20 +262,21 @@ class _Plan:
             wide *= 2
         return wide
 
-    def _chunk(self, length: int) -> int:
-        """Return how many entries can be read at once, 16 bytes at most; `length` 1 is no limit."""
+    def _chunk(self) -> tuple[int, bool]:
+        """Return how many entries are read at once, and whether rows may begin within a chunk."""
         along = [
             (SIZES[storage], offset)
             for kind, storage, offset in zip(self.kinds, self.storage, self.offsets, strict=True)
             if kind in (Kind.TABLE, Kind.COLUMN)
         ]
         chunk = 16 // min((size for size, _ in along), default=4)
-        while chunk > 1 and (
-            (length > 1 and length % chunk)
-            or any(offset % min(16, chunk * size) for size, offset in along)
-        ):
+        while any(offset % min(16, chunk * size) for size, offset in along):
             chunk //= 2
-        return 1 if length == 1 and not self.geometry.flat else chunk
+        if self.geometry.flat or self.length % chunk == 0:
+            return chunk, False
+        if self.length >= PEELED_FROM * chunk and Kind.COLUMN not in self.kinds:
+            return chunk, True
+        return math.gcd(self.length, chunk), False
 
     def blocks(self, shape: Shape) -> int:
         """Return how many blocks a kernel takes."""

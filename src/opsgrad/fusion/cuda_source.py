@@ -69,11 +69,14 @@ class Shape(NamedTuple):
     """How many chunks of a row a thread holds; 0: the row is read again in every pass."""
     wide: int = 1
     """How many rows lie side by side in a block, where they run across memory."""
+    peeled: bool = False
+    """Whether rows begin and end within chunks, of which then a part is read and written."""
 
     @property
     def reach(self) -> int:
         """The longest row, or 0 for no limit."""
-        return self.group * self.cluster * self.chunk * self.chunks
+        whole = self.group * self.cluster * self.chunk * self.chunks
+        return whole - self.chunk + 1 if self.peeled else whole
 
 
 @functools.cache
@@ -214,6 +217,8 @@ class _Printer:
             yield "  const bool live = mine < rows;"
             yield "  const i64 row = live ? mine : rows - 1;  // all threads take part in shuffles"
         yield "  i64 base = row * length;"
+        if self.shape.peeled:
+            yield "  const int before = (int)(base % CHUNK);  // in the chunk where the row begins"
 
     def _row(self) -> Iterator[str]:
         phases = enumerate(self.program.phases)
@@ -358,7 +363,11 @@ class _Printer:
         return f"Chunk<{STORED[self.storage[self.nodes[number].detail]]}, CHUNK>"
 
     def _column(self) -> str:
-        return "const int column = (k * (GROUP * CLUSTER) + lane) * CHUNK;"
+        return f"const int column = (k * (GROUP * CLUSTER) + lane) * CHUNK{self._before};"
+
+    @property
+    def _before(self) -> str:
+        return " - before" if self.shape.peeled else ""
 
     def _streamed(self, phase: Phase) -> Iterator[str]:
         """Print a pass that reads its inputs again."""
@@ -373,7 +382,8 @@ class _Printer:
 
     def _blocks(self, reductions: Sequence[int], inner: Iterable[str]) -> Iterator[str]:
         """Print a pass along a row that puts its sums aside from time to time."""
-        yield f"for (i64 start = lane * CHUNK; start < length; start += (i64){BLOCK} * {STEP}) {{"
+        first = f"lane * CHUNK{self._before}"
+        yield f"for (i64 start = {first}; start < length; start += (i64){BLOCK} * {STEP}) {{"
         for reduced in reductions:
             yield f"  {REDUCERS[self.nodes[reduced].kind]} block{reduced};"
         for line in inner:
@@ -442,12 +452,13 @@ class _Printer:
             node = self.nodes[step]
             yield f"  const {self._type(node)} {self._name(step)} = {self._value(step)};"
         entry = self._name(found.entry)
-        yield f"  const bool low = {entry} < peak.top;"
+        there = "inside(column + v, length)" if self.shape.peeled else "true"
+        yield f"  const bool there = {there}, low = {entry} < peak.top;"
         yield f"  const real one = term({entry}, low ? peak.base : peak.top);"
         for number, below, at_top in found.sums:
-            yield f"  chunk{number} += low && {self._mask(below)} ? one : 0;"
-            yield f"  online{number}.once_below += !low && {self._mask(below)} ? one : 0;"
-            yield f"  online{number}.at_top += !low && {self._mask(at_top)} ? one : 0;"
+            yield f"  chunk{number} += there && low && {self._mask(below)} ? one : 0;"
+            yield f"  online{number}.once_below += there && !low && {self._mask(below)} ? one : 0;"
+            yield f"  online{number}.at_top += there && !low && {self._mask(at_top)} ? one : 0;"
         yield "}"
         for number, *_ in found.sums:
             yield f"online{number}.block += chunk{number};"
@@ -470,8 +481,10 @@ class _Printer:
             yield f"  const {self._type(node)} {self._name(step)} = {value};"
             if step in kept and not self.streams:
                 yield f"  keep{step}[k][v] = {self._name(step)};"
+        there = "if (inside(column + v, length)) " if self.shape.peeled else ""
         for reduced in phase.reductions:
-            yield f"  part{reduced}.add({self._name(self.nodes[reduced].arguments[0])});"
+            value = self._name(self.nodes[reduced].arguments[0])
+            yield f"  {there}part{reduced}.add({value});"
         for output in phase.stored:
             yield f"  narrow(out{output}.at[v], {self._name(self.program.outputs[output])});"
         yield "}"
@@ -504,16 +517,21 @@ class _Printer:
         return f"{array} + base + column"
 
     def _load(self, node: Node) -> str:
-        rest = ", length - column" if self.shape.layout == "flat" else ""
-        return f"load<CHUNK>({self._address(f'input{node.detail}', node.rows)}{rest})"
+        return f"load<CHUNK>({self._address(f'input{node.detail}', node.rows)}{self._part})"
+
+    @property
+    def _part(self) -> str:
+        """What tells which entries of a chunk there are, where not all may be."""
+        if self.shape.peeled:
+            return ", column, length"
+        return ", length - column" if self.shape.layout == "flat" else ""
 
     def _store(self, output: int) -> str:
-        rest = ", length - column" if self.shape.layout == "flat" else ""
         inside = "true" if self.streams else "column < length"
         if self.shape.layout != "flat":
             inside += " && live"
         address = self._address(f"output{output}", rows=True)
-        return f"if ({inside}) store<CHUNK>({address}, out{output}{rest});"
+        return f"if ({inside}) store<CHUNK>({address}, out{output}{self._part});"
 
     # -- expressions -----------------------------------------------------------------------------
 

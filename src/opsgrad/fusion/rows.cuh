@@ -125,6 +125,25 @@ template <int N, class S> DEVICE void store(S* to, const Chunk<S, N>& chunk, i64
   }
 }
 
+// Those that lie within a row of so many entries, where a row begins or ends within the chunk.
+DEVICE bool inside(int column, int length) { return (u32)column < (u32)length; }
+DEVICE bool inside(i64 column, int length) { return 0 <= column && column < length; }
+template <int N, class S, class I> DEVICE Chunk<S, N> load(const S* from, I column, int length) {
+  if (column >= 0 && column + N <= length) return load<N>(from);
+  Chunk<S, N> chunk;
+  UNROLLED for (int v = 0; v < N; ++v)
+    chunk.at[v] = inside(column + v, length) ? from[v] : S();
+  return chunk;
+}
+template <int N, class S, class I>
+DEVICE void store(S* to, const Chunk<S, N>& chunk, I column, int length) {
+  if (column >= 0 && column + N <= length) {
+    store<N>(to, chunk);
+  } else {
+    UNROLLED for (int v = 0; v < N; ++v) if (inside(column + v, length)) to[v] = chunk.at[v];
+  }
+}
+
 // A label as it is compared with places along the row, which are from 0 to 2^31 - 2.
 DEVICE int saturated(i64 x) {
   return x < -1 ? -1 : x > 0x7fffffff ? 0x7fffffff : (int)x;

@@ -36,7 +36,7 @@ JOINTLY = [row for row in TABLE.values() if row.name not in ("dense", "prelu")]
 SHAPES = {
     "part of a warp": (Shape("rows", 64, 8, 1, 4, 2, peeled=True), 61),
     "whole chunks": (Shape("rows", 64, 8, 1, 4, 2), 64),
-    "block": (Shape("rows", 128, 128, 1, 1, 2), 256),
+    "block": (Shape("rows", 64, 64, 1, 1, 2), 128),
     "read again": (Shape("rows", 64, 64, 1, 1, 0), 128),
     "columns": (Shape("columns", 64, 16, 1, 1, 3, 4), 48),
     "columns read again": (Shape("columns", 64, 16, 1, 1, 0, 4), 48),
@@ -668,6 +668,7 @@ MISTAKES = {
     "a mask that is one short": ("column < length", "column < length - 1", "block"),
     "a chunk that is one off": ("count >= N", "count >= N - 1", "flat"),
     "rows that are one off": ("mine < rows", "mine <= rows", "part of a warp"),
+    "a piece that begins too late": ("CHUNK - before;", "CHUNK - before + 1;", "part of a warp"),
     "maxima that are forgotten": ("? parts.once_below * weight", "? (real)0", "online"),
     "sums that are not scaled": ("parts.below *= scale", "parts.below *= 1", "online"),
     "another base than is said": ("part.below * scale", "part.below", "online"),
@@ -694,7 +695,7 @@ def test_planted_mistakes_are_caught(
         op, arrays, params = og.softmax, (rows_with_maxima(524, "f4", rng),), {}
     else:
         use(monkeypatch, SHAPES[kind][0])
-        form = (2, 29, 3) if kind == "columns" else (11, 29 if kind == "part of a warp" else 250)
+        form = (2, 29, 3) if kind == "columns" else (11, 29 if kind == "part of a warp" else 125)
         op, params = og.softmax, {"axis": 1} if kind == "columns" else {}
         arrays = (rng.standard_normal(form).astype("f4"),)
     check(op, arrays, cupy, **params)
@@ -714,6 +715,24 @@ def test_threads_that_wait_for_each_other_are_noticed(cupy: Any) -> None:
     kernel = _gpu._launcher(0).compiled(source)
     with pytest.raises(AssertionError, match="stuck: its threads wait for each other"):
         kernel((1,), (32,), (np.int64(0),) * 3)
+
+
+def test_addresses_that_do_not_fit_are_noticed(cupy: Any) -> None:
+    source = cuda_source.Source(
+        "shifted",
+        "struct __align__(16) Four { float at[4]; };"
+        'extern "C" __global__ void shifted(Four* x) { x[threadIdx.x] = Four(); }',
+    )
+    kernel = _gpu._launcher(0).compiled(source)
+    x = cupy.array(np.ones(64, np.float32))
+    kernel((1,), (1,), (x,))
+    with pytest.raises(AssertionError, match="shifted: an address is not a multiple"):
+        kernel((1,), (1,), (x[1:],))
+
+
+def test_what_all_rows_share_begins_elsewhere(cupy: Any, rng: np.random.Generator) -> None:
+    check(og.prelu, (rng.standard_normal((3, 41)), rng.standard_normal(41)), cupy)
+    check(og.prelu, (rng.standard_normal((3, 44)), rng.standard_normal(44)), cupy)
 
 
 # -- the choice of kernels -------------------------------------------------------------------------

@@ -193,7 +193,9 @@ def _form(
 ) -> tuple[tuple[int, ...], str]:
     if name in task.labels:
         return without_axis(shape, task.parameters["axis"]), "int64"
-    if name in ("y", "cotangent"):
+    if name == "y":  # is kept before it is rounded
+        return of_result, task.dtype.name
+    if name == "cotangent":
         return of_result, dtype
     return shape[-1:] if name in ("alpha", "tangent of alpha") else shape, dtype
 

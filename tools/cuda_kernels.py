@@ -64,6 +64,7 @@ ESSENTIAL = (
     ("bfloat16", 90, HEAVIEST, ("warp", "block, longest", "cluster", "columns, long", "map")),
     ("float16", 90, HEAVIEST, ("block", "map")),
     ("float64", 90, HEAVIEST, ("warp", "block, longest", "map")),
+    ("float64", 90, ("jvp",), ("columns",)),
     ("float32", 80, HEAVIEST, ("warp", "block, longest", "columns", "map")),
     ("float64", 80, HEAVIEST, ("warp",)),
 )

@@ -32,8 +32,9 @@ BLOCK = 16
 """So many chunks are added up before the sum is put aside, in rows that are not in registers."""
 STEP = "GROUP * CLUSTER * CHUNK"
 """How far all threads together come with a chunk each."""
-AHEAD = 16
-"""So many entries a thread reads for a maximum before it adds up what depends on it."""
+AHEAD = 64
+"""Of each input a thread reads so many bytes, in the data type that is computed in, before
+it adds up what depends on their maximum: twice as many spilled in float64."""
 
 OPERATORS = {
     "add": "+",
@@ -415,7 +416,7 @@ class _Printer:
 
     def _online_block(self, phase: Phase, again: Sequence[int], found: Online) -> Iterator[str]:
         loads = sorted({n for n in (*phase.steps, *again) if self._is_loaded(n)})
-        held = AHEAD // self.shape.chunk
+        held = AHEAD // self.program.graph.dtype.itemsize // self.shape.chunk
         each = [f"  UNROLLED for (int h = 0; h < {held}; ++h) {{"]
         each += [
             f"    const i64 column = start + (k + h) * ({STEP});",

@@ -61,7 +61,7 @@ ROLES = (*APART, JOINT)
 ESSENTIAL = (
     ("float32", 90, APART, tuple(one for one in KINDS["float32"] if one != "block, long")),
     ("float32", 90, (JOINT,), ("warp", "block, longest", "cluster", "stream", "columns", "map")),
-    ("bfloat16", 90, HEAVIEST, ("warp", "block, longest", "cluster", "columns, long", "map")),
+    ("bfloat16", 90, HEAVIEST, ("warp", "block, longest", "cluster", "columns", "map")),
     ("float16", 90, HEAVIEST, ("block", "map")),
     ("float64", 90, HEAVIEST, ("warp", "block, longest", "map")),
     ("float64", 90, ("jvp",), ("columns",)),

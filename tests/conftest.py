@@ -14,6 +14,7 @@ from opsgrad.backends import _gpu
 from opsgrad.backends.cupy import _namespace
 from opsgrad.conformance import TABLE, Row
 from opsgrad.conformance.target import Target
+from opsgrad.fusion import cuda
 
 if importlib.util.find_spec("jax") is not None:
     import jax
@@ -46,6 +47,7 @@ def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setattr(backends, "_loaded", dict(backends._loaded))
         patch.setattr(backends, "_by_type", {})
         patch.setattr(_gpu, "_known", {})
+        patch.setattr(cuda, "_first_line", _raised)  # or a kernel that is refused would go unseen
         # What one process of this test run has compiled, the others need not.
         patch.setenv("OPSGRAD_CACHE_DIR", str(tmp_path_factory.getbasetemp().parent / "kernels"))
         backends._loaded.pop("cupy", None)
@@ -58,6 +60,10 @@ def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             del array_api_compat.cupy
     _namespace.cache_clear()
     _gpu._launcher.cache_clear()
+
+
+def _raised(error: Exception) -> str:
+    raise error
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("op", [name for name in TABLE if name != "dense"])
 def test_no_kernel_spills(op: str) -> None:
     kernels = [one for case in cases([op], essential=True) if (one := compiled(case)) is not None]
-    assert {one.role for one in kernels} >= {"vjp", "jvp"}
+    assert {one.role for one in kernels} >= {"vjp", "jvp", "value_and_grad"}
     assert {one.chip for one in kernels} == {80, 90}
     assert [one for one in kernels if one.spilled] == []
     if TABLE[op].has_axis:
@@ -45,7 +45,7 @@ def test_no_kernel_of_other_parameters_spills(op: str) -> None:
     row = TABLE[op]
     shape = "warp" if row.has_axis else "map"
     for params in row.variants[1:]:
-        for role, _ in cuda_kernels.tasks(row.op, dict(params), "float32", -1):
+        for role in ("jvp", *cuda_kernels.HEAVIEST):
             case = cuda_kernels.Case(op, role, "float32", shape, 90, tuple(params.items()))
             kernel = compiled(case)
             assert kernel is not None
@@ -66,6 +66,15 @@ def test_a_spill_is_noticed(shape: Shape | None) -> None:
 def test_code_that_is_no_code_is_refused() -> None:
     with pytest.raises(Exception, match='identifier "nothing" is undefined'):
         cuda_kernels.assembled(cuda_kernels.Source("k", "__global__ void k() { nothing; }"), 80)
+
+
+def test_a_kernel_that_is_refused_is_no_kernel_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = cuda.printed
+    monkeypatch.setattr(cuda, "printed", lambda *a: printed(*a)._replace(code="nothing"))
+    with pytest.raises(cuda_kernels.NotCompiledError):
+        compiled(cases(["softmax"])[0])
 
 
 def test_the_table_names_the_kernel_with_the_most_registers() -> None:

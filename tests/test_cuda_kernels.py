@@ -11,22 +11,31 @@ import opsgrad as og
 from opsgrad.annotations import Reduction
 from opsgrad.backends import _gpu
 from opsgrad.conformance import TABLE, Row
-from opsgrad.conformance.checks import check_against_oracle, check_value_and_grad, sample
+from opsgrad.conformance.checks import (
+    check_against_oracle,
+    check_value,
+    sample,
+)
 from opsgrad.conformance.target import Target, backend_targets
 from opsgrad.fusion import cuda, cuda_source
 from opsgrad.fusion.cuda_source import Shape
 from opsgrad.fusion.program import schedule
-from opsgrad.fusion.tables import Task, trace_of
+from opsgrad.fusion.tables import Task, _expected, trace_of
 from opsgrad.fusion.trace import Input, Kind
+from opsgrad.ops._rows import shifted_exp
+from tools.cuda_kernels import tasks
+
+FIRST_LINE = cuda._first_line
+"""Which `cupy` puts aside, so that what the compiler refuses is raised."""
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 ROWS = [row for row in TABLE.values() if row.has_axis]
 JOINTLY = [row for row in TABLE.values() if row.name not in ("dense", "prelu")]
 SHAPES = {
-    "part of a warp": (Shape("rows", 64, 8, 1, 1, 4), 32),
+    "part of a warp": (Shape("rows", 64, 8, 1, 4, 2, peeled=True), 61),
     "whole chunks": (Shape("rows", 64, 8, 1, 4, 2), 64),
-    "block": (Shape("rows", 128, 128, 1, 1, 2), 256),
+    "block": (Shape("rows", 64, 64, 1, 1, 2), 128),
     "read again": (Shape("rows", 64, 64, 1, 1, 0), 128),
     "columns": (Shape("columns", 64, 16, 1, 1, 3, 4), 48),
     "columns read again": (Shape("columns", 64, 16, 1, 1, 0, 4), 48),
@@ -91,6 +100,26 @@ def check(op: Any, arrays: Any, cupy: Any, **params: Any) -> None:
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * scale)
 
 
+def together(op: Any, arrays: Any, cupy: Any, **params: Any) -> tuple[list[Any], list[Any]]:
+    """Return value and gradients from one kernel, and from body and rule by themselves."""
+    numbers = tuple(n for n, a in enumerate(arrays) if a.dtype.kind == "f")
+    there = put(cupy, arrays)
+    value, gradients = og.value_and_grad(op, numbers)(*there, **params)
+    other, pull = og.vjp(op, *there, **params)
+    pulled = pull(cupy.array(np.ones(other.shape, other.dtype)))
+    apart = [other, *(pulled[n] for n in numbers)]
+    return [one.get() for one in (value, *gradients)], [one.get() for one in apart]
+
+
+def assert_together_as_apart(op: Any, arrays: Any, cupy: Any, **params: Any) -> None:
+    """Hold one kernel for value and gradients to a kernel for each."""
+    eps = float(np.finfo(arrays[0].dtype).eps)
+    for one, other in zip(*together(op, arrays, cupy, **params), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        scale = float(np.max(np.abs(other), initial=0.0, where=np.isfinite(other)))
+        np.testing.assert_allclose(one, other, rtol=8 * eps, atol=8 * eps * scale)
+
+
 # -- every op in every kind of kernel --------------------------------------------------------------
 
 
@@ -113,12 +142,13 @@ def test_every_op(
     across = shape.layout == "columns"
     axis = 1 if across else -1
     params["axis"] = axis
-    ragged = longest // 2 + shape.chunk
-    arrays = sample(row, rng, (1, ragged, 2) if across else (2, ragged), axis, "float32")
+    ragged = longest // 2 + shape.chunk  # odd where rows begin within chunks
+    form = (1, ragged, 2) if across else (1 + (ragged < 50), ragged)
+    arrays = sample(row, rng, form, axis, "float32")
     check_against_oracle(row, target, arrays, rng, **params)
-    check_value_and_grad(row, target, arrays, **params)
+    assert_together_as_apart(row.op, arrays, cupy, **params)
     for length in (1, longest - 1, longest):
-        if length % shape.chunk == 0:
+        if shape.peeled or length % shape.chunk == 0:
             form = (2, length, 5) if across else (11, length)
             check(row.op, sample(row, rng, form, axis, "float32"), cupy, **params)
     engines = og.which_backend(row.op, *put(cupy, arrays), **params).engines
@@ -141,10 +171,13 @@ def test_elementwise_ops_of_any_size(
         check(row.op, sample(row, rng, (size,), dtype=dtype), cupy, **row.variants[0])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+LENGTHS_OF = {"float32": (24,), "float64": (26,), "float16": (24, 31)}
+
+
+@pytest.mark.parametrize("dtype", LENGTHS_OF)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_data_type(row: Row, dtype: str, cupy: Any, rng: np.random.Generator) -> None:
-    for length in (24, 31):
+    for length in LENGTHS_OF[dtype]:
         check(row.op, sample(row, rng, (3, length), dtype=dtype), cupy, **row.variants[-1])
 
 
@@ -171,33 +204,23 @@ def product(xp: Any, x: Any, g: Any, *, axis: int) -> Any:
     return og.sigmoid.body(xp, x) * g
 
 
-@pytest.mark.parametrize("shape", [(4, 37), (3, 96), (2, 3000), (2, 40, 6)])
+@pytest.mark.parametrize("shape", [(4, 37), (3, 96), (2, 3001), (2, 40, 6)])
 @pytest.mark.parametrize("body", [relumax_vjp, softmax_and_sum, product])
 def test_bfloat16(
     body: Any,
     shape: tuple[int, ...],
     cupy: Any,
-    monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
     """NumPy has no bfloat16: the stand-in holds its bits. Results are those of float32, rounded."""
-
-    class Stored(cupy.ndarray):  # type: ignore[misc, name-defined]
-        dtype = "bfloat16"
-
-    def empty(shape: tuple[int, ...], dtype: str) -> Any:
-        assert dtype == "bfloat16"
-        return Stored(cupy.empty(shape, np.uint16)._host, 0)
-
-    launcher = _gpu._launcher(0)
-    monkeypatch.setattr(launcher, "empty", empty)
     parameters = {"axis": 1 - len(shape)}
     given = [bfloat16(rng.standard_normal(shape).astype(np.float32)) for _ in range(2)]
     task = Task(body, ("x", "g"), parameters, np.dtype("f4"), body is product, frozenset())
-    fused = cuda.Fused(task, "kernel", None)
-    got = fused(launcher, [Stored(cupy.array(one)._host, 0) for one in given], "bfloat16")
+    fused = cuda.Fused(task, "kernel")
+    stored = [_gpu.Bits(cupy.array(one.view(np.int16))) for one in given]
+    got = fused(_gpu._launcher(0), stored, "bfloat16").get().view(np.uint16)
     expected = bfloat16(body(np, *map(wide, given), **parameters)).astype(np.int64)
-    away = got.get().astype(np.int64) - expected
+    away = got.astype(np.int64) - expected
     assert np.abs(away).max() <= 1  # where the float32 lies between two
     assert (away == 0).mean() > 0.99
 
@@ -221,6 +244,104 @@ def test_rows_that_are_read_again(cupy: Any, rng: np.random.Generator) -> None:
     assert og.softmax(cupy.array(ones)).get()[0, 0] == np.float32(1 / 3e6)
 
 
+def rows_with_maxima(length: int, dtype: str, rng: np.random.Generator) -> Any:
+    """Return rows in which the maximum is found early, late, often, several times, or never."""
+    x = rng.standard_normal((10, length)) * 10.0
+    x[1] = np.linspace(-300.0, 50.0, length)
+    x[2] = np.linspace(0.0, 30.0, length)
+    x[3] = x[1, ::-1]
+    x[4, [3, 11, length // 2, length - 1]] = 70.0
+    x[5, : length // 2] = -np.inf
+    x[6] = -60.0
+    x[6, length // 3] = 0.0
+    x[7] = -np.inf
+    x[7, -2:] = 1.0, 2.0
+    x[8] = np.where(np.arange(length) < 40, -80.0, x[8])
+    x[9] = -1.0
+    return x.astype(dtype)
+
+
+ONLINE = {
+    "rows": Shape("rows", 64, 8, 1, 4, 0),
+    "peeled": Shape("rows", 64, 8, 1, 4, 0, peeled=True),
+    "columns": Shape("columns", 64, 16, 1, 1, 0, 4),
+}
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("rows", "float32"), ("peeled", "float64"), ("columns", "float32")]
+)
+def test_sums_that_are_found_with_the_maximum(
+    kind: str, dtype: str, cupy: Any, target: Target, monkeypatch: pytest.MonkeyPatch, rng: Any
+) -> None:
+    use(monkeypatch, ONLINE[kind])
+    x = rows_with_maxima(523 if kind == "peeled" else 524, dtype, rng)
+    axis = -2 if kind == "columns" else -1
+    given = x if axis == -1 else np.ascontiguousarray(x.T)
+    for op in (og.softmax, og.log_softmax, og.logsumexp):
+        check_value(TABLE[op.__name__], op, target, (given,), {"axis": axis})
+    labels = np.array([0, 522, 3, 0, 3, 1, 174, 521, 7, 8])
+    check(og.softmax_cross_entropy_with_integer_labels, (given, labels), cupy, axis=axis)
+    ends = x[:4].copy()
+    ends[[0, 1, 2, 3], [0, 300, 522, 17]] = np.nan, np.inf, np.nan, np.inf
+    ends = np.concatenate([ends, np.full_like(ends[:1], -np.inf)])
+    there = cupy.array(ends if axis == -1 else np.ascontiguousarray(ends.T))
+    assert np.isnan(og.softmax(there, axis=axis).get()).all()
+    most = og.logsumexp(there, axis=axis).get()
+    np.testing.assert_array_equal(most, [np.nan, np.inf, np.nan, np.inf, -np.inf])
+
+
+def near_the_top(xp: Any, x: Any, *, axis: int) -> Any:
+    e = shifted_exp(xp, x, axis)
+    return xp.sum(xp.where(x > e.top - 1.0, e.terms, xp.zeros_like(x)), axis=axis)
+
+
+def times_the_top(xp: Any, x: Any, *, axis: int) -> Any:
+    e = shifted_exp(xp, x, axis)
+    return xp.sum(e.terms * e.top, axis=axis)
+
+
+@pytest.mark.parametrize("body", [near_the_top, times_the_top])
+def test_other_sums_wait_for_the_maximum(
+    body: Any, cupy: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """They depend on it in more ways than one."""
+    use(monkeypatch, ONLINE["rows"])
+    task = Task(body, ("x",), {"axis": -1}, np.dtype("f8"), False, frozenset())
+    x = rng.standard_normal((3, 524))
+    got = cuda.Fused(task, "kernel")(_gpu._launcher(0), put(cupy, (x,)), "float64")
+    np.testing.assert_allclose(got.get(), body(np, x, axis=-1), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("op", "role", "reads"),
+    [
+        (og.softmax, "value", 2),
+        (og.logsumexp, "value", 1),
+        (og.logsumexp, "vjp", 2),
+        (og.log_softmax, "value", 2),
+        (og.softmax_cross_entropy, "value", 2),
+        (og.softmax_cross_entropy_with_integer_labels, "value", 1),
+        (og.softmax_cross_entropy_with_integer_labels, "value_and_grad", 2),
+        (og.nll_loss, "value", 0),
+        (og.relumax, "value", 3),
+    ],
+)
+def test_how_often_a_row_is_read(op: Any, role: str, reads: int) -> None:
+    task = dict(tasks(op, {}, "float32", -1))[role]
+    inputs = [_expected(task, name, Kind.ROW) for name in task.names]
+    variant = cuda.Variant(
+        tuple(one.kind for one in inputs),
+        tuple("int64" if one.dtype == np.int64 else "float32" for one in inputs) + ("float32",) * 2,
+        SHAPES["read again"][0],
+        keep=False,
+    )
+    code = cuda.source_of(task, variant, trace_of(task, inputs), "kernel").code
+    row = next(number for number, one in enumerate(inputs) if one.kind is Kind.TABLE)
+    assert code.count(f"load<CHUNK>(input{row} ") == reads
+
+
 def test_more_rows_than_blocks(
     cupy: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
@@ -236,30 +357,15 @@ def test_more_rows_than_blocks(
 # -- value and gradients together ------------------------------------------------------------------
 
 
-def together(op: Any, arrays: Any, cupy: Any, **params: Any) -> tuple[list[Any], list[Any]]:
-    """Return value and gradients from one kernel, and from body and rule by themselves."""
-    numbers = tuple(n for n, a in enumerate(arrays) if a.dtype.kind == "f")
-    there = put(cupy, arrays)
-    value, gradients = og.value_and_grad(op, numbers)(*there, **params)
-    other, pull = og.vjp(op, *there, **params)
-    pulled = pull(cupy.array(np.ones(other.shape, other.dtype)))
-    apart = [other, *(pulled[n] for n in numbers)]
-    return [one.get() for one in (value, *gradients)], [one.get() for one in apart]
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize("row", JOINTLY, ids=lambda row: row.name)
 def test_value_and_gradients_are_those_of_two_kernels(
     row: Row, dtype: str, cupy: Any, history: Any, rng: np.random.Generator
 ) -> None:
-    arrays = sample(row, rng, (3, 32), dtype=dtype)
-    got, apart = together(row.op, arrays, cupy, **row.variants[0])
+    # A length for which there are kernels already.
+    arrays = sample(row, rng, (3, LENGTHS_OF[dtype][0]), dtype=dtype)
+    assert_together_as_apart(row.op, arrays, cupy, **row.variants[0])
     assert history.launches[0][0] == f"opsgrad_{row.name}_value_and_grad"
-    for one, other in zip(got, apart, strict=True):
-        assert (one.shape, one.dtype) == (other.shape, other.dtype)
-        eps = float(np.finfo(dtype).eps)
-        scale = float(np.max(np.abs(other), initial=0.0, where=np.isfinite(other)))
-        np.testing.assert_allclose(one, other, rtol=8 * eps, atol=8 * eps * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
@@ -269,17 +375,12 @@ def test_value_and_gradients_are_those_of_two_kernels(
 def test_only_the_value_is_reduced(
     row: Row, dtype: str, cupy: Any, history: Any, rng: np.random.Generator
 ) -> None:
-    arrays = sample(row, rng, (5, 24), dtype=dtype)
+    arrays = sample(row, rng, (5, LENGTHS_OF[dtype][0]), dtype=dtype)
     for reduction in ("mean", "sum"):
         history.clear()
-        got, apart = together(row.op, arrays, cupy, **{**row.variants[0], "reduction": reduction})
+        params = {**row.variants[0], "reduction": reduction}
+        assert_together_as_apart(row.op, arrays, cupy, **params)
         assert history.launches[0][0] == f"opsgrad_{row.name}_value_and_grad"
-        assert got[0].shape == ()
-        for one, other in zip(got, apart, strict=True):
-            assert (one.shape, one.dtype) == (other.shape, other.dtype)
-            eps = float(np.finfo(dtype).eps)
-            scale = float(np.max(np.abs(other)))
-            np.testing.assert_allclose(one, other, rtol=8 * eps, atol=8 * eps * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -384,14 +485,15 @@ def test_which_backend_says_what_runs(cupy: Any) -> None:
 
 @pytest.mark.usefixtures("fresh")
 def test_a_parameter_that_changes_all_the_time_is_not_compiled_each_time(
-    cupy: Any, history: Any
+    cupy: Any, history: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_gpu, "MOST_PARAMETERS", 3)
     x = cupy.array(np.ones((2, 3), np.float32))
-    for step in range(_gpu.MOST_PARAMETERS + 3):
+    for step in range(5):
         og.relumax(x, b=1.0 + step / 8.0)
-    assert len(history.launches) == _gpu.MOST_PARAMETERS
+    assert len(history.launches) == 3
     words = og.which_backend(og.relumax, x, b=0.3).engines["value"]
-    assert "it has been compiled for 16 sets of parameters already" in words
+    assert "it has been compiled for 3 sets of parameters already" in words
 
 
 @pytest.mark.usefixtures("fresh")
@@ -419,6 +521,63 @@ def test_kernels_are_kept_on_disk(
     assert "-ftz=false" in history.compiled[0][1]
 
 
+def refuse(cupy: Any, monkeypatch: pytest.MonkeyPatch, path: Any, text: str) -> None:
+    """Let the compiler take no kernel that has a piece of text in it."""
+    compile_using_nvrtc = cupy.cuda.compiler.compile_using_nvrtc
+
+    def refusing(source: str, options: Any) -> Any:
+        cupy.history.compiled.append((source, options))
+        if text in source:
+            raise RuntimeError('kern.cu(7): error: identifier "x" is undefined\n\n1 error')
+        return compile_using_nvrtc(source, options)
+
+    monkeypatch.setattr(cupy.cuda.compiler, "compile_using_nvrtc", refusing)
+    monkeypatch.setattr(cuda, "_first_line", FIRST_LINE)
+    monkeypatch.setenv("OPSGRAD_CACHE_DIR", str(path / "kernels"))
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_the_compiler_refuses_runs_as_written(
+    dtype: str, cupy: Any, history: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, rng: Any
+) -> None:
+    refuse(cupy, monkeypatch, tmp_path, "")
+    x, labels = rng.standard_normal((3, 24)).astype(dtype), np.array([0, 5, 23])
+    loss = og.softmax_cross_entropy_with_integer_labels
+    there = cupy.array(x), cupy.array(labels)
+    check(og.relumax, (x,), cupy)
+    for reduction in ("none", "mean"):
+        value, gradient = og.value_and_grad(loss)(*there, reduction=reduction)
+        right, other = og.value_and_grad(loss)(x, labels, reduction=reduction)
+        np.testing.assert_allclose(value.get(), right, rtol=4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(gradient.get(), other, atol=4 * np.finfo(dtype).eps)
+    assert history.launches == []
+    engines = og.which_backend(og.relumax, cupy.array(x)).engines
+    because = "because its kernel was not compiled: RuntimeError: "
+    because += 'kern.cu(7): error: identifier "x" is undefined'
+    assert engines["value"] == f"the body as it is written, {because}"
+    assert engines["vjp"] == f"the rule as it is written, {because}"
+    engines = og.which_backend(loss, *there).engines
+    assert engines["value_and_grad"] == f"value, then vjp, {because}"
+    # Nobody asks the compiler twice.
+    tries = len(history.compiled)
+    check(og.relumax, (x,), cupy)
+    og.value_and_grad(loss)(*there)
+    assert len(history.compiled) == tries
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_the_compiler_refuses_gives_way(
+    cupy: Any, history: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Where it takes another kernel for these rows, that one runs."""
+    refuse(cupy, monkeypatch, tmp_path, "#define THREADS 128\n")
+    x = cupy.array(np.ones((2, 1000), np.float32))
+    assert np.all(og.softmax(x).get() == np.float32(1e-3))
+    assert [threads for *_, threads in history.launches] == [256]
+    assert og.which_backend(og.softmax, x).engines["value"] == "a CUDA kernel"
+
+
 # -- functions -------------------------------------------------------------------------------------
 
 
@@ -427,7 +586,7 @@ def run(cupy: Any, body: Any, *arrays: Any) -> Any:
     dtype = arrays[0].dtype
     names = tuple(f"x{k}" for k in range(len(arrays)))
     task = Task(body, names, {}, dtype, elementwise=True, labels=frozenset())
-    fused = cuda.Fused(task, "kernel", None)
+    fused = cuda.Fused(task, "kernel")
     return fused(_gpu._launcher(0), put(cupy, arrays), str(dtype)).get()
 
 
@@ -473,7 +632,7 @@ def test_quotients_by_one_number_of_a_row(cupy: Any, dtype: str, rng: np.random.
         lambda xp, x, y: x / y[..., None], ("x", "y"), {"axis": -1}, x.dtype, False, frozenset()
     )
     task = task._replace(function=lambda xp, x, y, axis: x / y[..., None])
-    fused = cuda.Fused(task, "kernel", None)
+    fused = cuda.Fused(task, "kernel")
     got = fused(_gpu._launcher(0), put(cupy, (x, y)), dtype).get()
     with np.errstate(all="ignore"):
         expected = x / y[:, None]
@@ -502,10 +661,21 @@ MISTAKES = {
         "    if (threadIdx.x < step",
         "columns",
     ),
-    "a mask that is one off": ("column < length", "column <= length", "part of a warp"),
+    "a mask that is one off": ("(u32)column < (u32)", "(u32)column <= (u32)", "part of a warp"),
+    "an entry before the row": ("(u32)column < (u32)length", "column < length", "part of a warp"),
+    "a row that begins late": ("column >= 0 &&", "column >= -1 &&", "part of a warp"),
+    "a chunk that ends late": (
+        "column + N <= length",
+        "column + N <= length + 1",
+        "part of a warp",
+    ),
     "a mask that is one short": ("column < length", "column < length - 1", "block"),
     "a chunk that is one off": ("count >= N", "count >= N - 1", "flat"),
     "rows that are one off": ("mine < rows", "mine <= rows", "part of a warp"),
+    "a piece that begins too late": ("CHUNK - before;", "CHUNK - before + 1;", "part of a warp"),
+    "maxima that are forgotten": ("? parts.once_below * weight", "? (real)0", "online"),
+    "sums that are not scaled": ("parts.below *= scale", "parts.below *= 1", "online"),
+    "another base than is said": ("part.below * scale", "part.below", "online"),
 }
 
 
@@ -524,9 +694,12 @@ def test_planted_mistakes_are_caught(
 
     if kind == "flat":
         op, arrays, params = og.sigmoid, (rng.standard_normal(4091).astype("f4"),), {}
+    elif kind == "online":
+        use(monkeypatch, ONLINE["rows"])
+        op, arrays, params = og.softmax, (rows_with_maxima(524, "f4", rng),), {}
     else:
         use(monkeypatch, SHAPES[kind][0])
-        form = (2, 29, 3) if kind == "columns" else (11, 29 if kind == "part of a warp" else 250)
+        form = (2, 29, 3) if kind == "columns" else (11, 29 if kind == "part of a warp" else 125)
         op, params = og.softmax, {"axis": 1} if kind == "columns" else {}
         arrays = (rng.standard_normal(form).astype("f4"),)
     check(op, arrays, cupy, **params)
@@ -546,6 +719,24 @@ def test_threads_that_wait_for_each_other_are_noticed(cupy: Any) -> None:
     kernel = _gpu._launcher(0).compiled(source)
     with pytest.raises(AssertionError, match="stuck: its threads wait for each other"):
         kernel((1,), (32,), (np.int64(0),) * 3)
+
+
+def test_addresses_that_do_not_fit_are_noticed(cupy: Any) -> None:
+    source = cuda_source.Source(
+        "shifted",
+        "struct __align__(16) Four { float at[4]; };"
+        'extern "C" __global__ void shifted(Four* x) { x[threadIdx.x] = Four(); }',
+    )
+    kernel = _gpu._launcher(0).compiled(source)
+    x = cupy.array(np.ones(64, np.float32))
+    kernel((1,), (1,), (x,))
+    with pytest.raises(AssertionError, match="shifted: an address is not a multiple"):
+        kernel((1,), (1,), (x[1:],))
+
+
+def test_what_all_rows_share_begins_elsewhere(cupy: Any, rng: np.random.Generator) -> None:
+    check(og.prelu, (rng.standard_normal((3, 41)), rng.standard_normal(41)), cupy)
+    check(og.prelu, (rng.standard_normal((3, 44)), rng.standard_normal(44)), cupy)
 
 
 # -- the choice of kernels -------------------------------------------------------------------------
@@ -581,9 +772,13 @@ def test_the_kernel_fits_the_rows() -> None:
     assert (shape, blocks) == (Shape("rows", 128, 8, 1, 4, 2), 63)
     assert chosen((1000, 64), "bfloat16", 80)[0] == Shape("rows", 128, 4, 1, 8, 2)
     assert chosen((9, 1000), "float32", 80)[0] == Shape("rows", 128, 32, 1, 4, 8)
-    assert chosen((9, 1001), "float32", 80)[0].chunk == 1
-    assert chosen((9, 1002), "float32", 80)[0].chunk == 2
-    assert chosen((9, 1000), "float32", 80, offset=8)[0].chunk == 2
+    assert chosen((9, 1001), "float32", 80)[0] == Shape("rows", 128, 32, 1, 4, 8, peeled=True)
+    assert chosen((9, 1021), "float32", 80)[0].chunks == 8
+    assert chosen((9, 1022), "float32", 80)[0].reach >= 1022
+    assert chosen((9, 31), "float32", 80)[0] == Shape("rows", 128, 16, 1, 1, 2)
+    assert chosen((9, 30), "bfloat16", 80)[0].chunk == 2
+    assert chosen((9, 1000), "float32", 80, offset=8)[0] == Shape("rows", 128, 32, 1, 2, 16)
+    assert chosen((9, 1000), "float32", 80, offset=4)[0].chunk == 1
     shape, blocks = chosen((9, 4096), "float32", 80)
     assert (shape.group, shape.threads, blocks) == (256, 256, 9)
     assert chosen((9, 32768), "float32", 80)[0].chunks > 0

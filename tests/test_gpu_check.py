@@ -12,10 +12,11 @@ import pytest
 import opsgrad as og
 from benchmarks.cases import LOSS, VALUE, VJP, Case
 from benchmarks.gpu import __main__ as gpu_check
-from benchmarks.gpu import checks, contestants, goals, kernels, report, speed, timing
+from benchmarks.gpu import checks, contestants, goals, kernels, launches, report, speed, timing
 from benchmarks.gpu.contestants import COMPILED, COPY, EAGER, NAIVE, OURS, Arrays
 from benchmarks.gpu.goals import ROW_BACKWARD, SMALL, Goal, Target
 from benchmarks.gpu.timing import Timing
+from opsgrad.backends import _gpu
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks/results/gpu.json", ROOT / "docs/gpu-results.md"
@@ -37,6 +38,8 @@ def test_dry_run(
     assert dry_run(tmp_path) == 0
     said = capsys.readouterr().out
     assert f"{len(goals.goals())} cases, kernels printed; NVRTC is not there" in said
+    (loss,) = [line for line in said.splitlines() if "loss and gradient" in line]
+    assert loss.endswith("| 512 threads in each of 8 blocks for a row, 32 entries each |")
     assert "| softmax | value | 8192×1024 | bfloat16 | 32 | ≥ 58% of copy | 32 threads" in said
     assert "Not yet measured" in (tmp_path / "page.md").read_text()
 
@@ -263,6 +266,18 @@ def test_contestants_agree(case: Case, on_stand_in: Any) -> None:
     assert "entries are wrong" in str(contestants.why_wrong(calls[0](), other, "float32"))
 
 
+def test_what_the_sanitizer_watches_is_compared(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for op, shape in (("softplus", (65,)), ("softmax", (2, 9, 4)), (LABELLED, (4, 64))):
+        assert launches.agrees(cupy, op, shape, "float32")
+    started = [name for name, *_ in cupy.history.launches]
+    assert f"opsgrad_{LABELLED}_value_and_grad" in started
+    monkeypatch.setattr(_gpu, "offer", lambda *_: "the compiler is gone")
+    assert not launches.agrees(cupy, "softplus", (66,), "float32")
+    monkeypatch.undo()
+    monkeypatch.setattr(cupy.ndarray, "get", lambda array: array._host + 1.0)
+    assert not launches.agrees(cupy, "softplus", (65,), "float32")
+
+
 def test_nan_is_wrong() -> None:
     whole = np.ones(4)
     assert contestants.why_wrong(whole, whole, "float32") is None
@@ -317,6 +332,9 @@ def test_goals_are_measured_until_the_time_is_over(
     assert "no time" in measured["without"][COMPILED]
     assert {*measured["host"]} == {*measured["seconds"]}
     assert broken["broken"]
+    monkeypatch.setattr(contestants, "engine", lambda *_: "the body as it is written")
+    (slow,) = speed.measure(gpu, wanted[:1], perf_counter() + 5.0)
+    assert slow["wrong"] == "it runs without a kernel"
     (late,) = speed.measure(gpu, wanted[:1], perf_counter())
     assert late["unable"] == "the time was over"
 

@@ -24,6 +24,7 @@ import numpy as np
 from opsgrad._arrays import without_axis
 from opsgrad._op import Op
 from opsgrad._signature import Role
+from opsgrad.backends.protocol import JOINT, SEED
 from opsgrad.conformance import TABLE
 from opsgrad.fusion import cuda
 from opsgrad.fusion.cuda_source import SIZES, Source
@@ -55,15 +56,20 @@ KINDS = {
     "float64": SOME,
 }
 """What is compiled in each data type, for each chip."""
-ESSENTIAL = {
-    ("float32", 90): (*SHAPES, *ELEMENTWISE),
-    ("bfloat16", 90): ("warp", "block, longest", "cluster", "columns, long", "map"),
-    ("float16", 90): ("block", "map"),
-    ("float64", 90): ("warp", "block, longest", "map"),
-    ("float32", 80): ("warp", "block, longest", "columns", "map"),
-    ("float64", 80): ("warp",),
-}
-"""What every test run compiles: each way to share a row, data type and chip at least once."""
+APART, HEAVIEST = ("value", "vjp", "jvp"), ("vjp", JOINT)
+ROLES = (*APART, JOINT)
+ESSENTIAL = (
+    ("float32", 90, APART, tuple(one for one in KINDS["float32"] if one != "block, long")),
+    ("float32", 90, (JOINT,), ("warp", "block, longest", "cluster", "stream", "columns", "map")),
+    ("bfloat16", 90, HEAVIEST, ("warp", "block, longest", "cluster", "columns", "map")),
+    ("float16", 90, HEAVIEST, ("block", "map")),
+    ("float64", 90, HEAVIEST, ("warp", "block, longest", "map")),
+    ("float64", 90, ("jvp",), ("columns",)),
+    ("float32", 80, HEAVIEST, ("warp", "block, longest", "columns", "map")),
+    ("float64", 80, HEAVIEST, ("warp",)),
+)
+"""What every test run compiles: each role and way to share a row, data type and chip at least once.
+"""
 
 
 class Kernel(NamedTuple):
@@ -116,6 +122,10 @@ class Compiled(NamedTuple):
     spilled: int
 
 
+class NotCompiledError(Exception):
+    """There should be a kernel, and none was compiled."""
+
+
 class NoDevice:
     """In place of a device: it compiles, and starts nothing."""
 
@@ -135,12 +145,17 @@ class NoDevice:
 
 
 def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Iterator[Any]:
-    """Yield the roles of an op that kernels are made for, and what they compute."""
+    """Yield the roles of an op that kernels are made for, and what they compute.
+
+    Value and gradient together are those by the first array.
+    """
     complete = dict(op.signature.complete(parameters))
     if "axis" in complete:
         complete["axis"] = axis
     labels = frozenset(a.name for a in op.signature.arguments if a.role is Role.LABELS)
     rules = [op._body, *(op.rule(role) for role in ("vjp", "jvp") if op.has_rule(role))]
+    if op.has_rule("vjp"):
+        rules.append(op._joint_rule((0,)))
     for rule in rules:
         task = Task(
             function=rule.function,
@@ -149,6 +164,7 @@ def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Ite
             dtype=np.dtype("float64" if dtype == "float64" else "float32"),
             elementwise=op.elementwise,
             labels=labels,
+            numbers=frozenset({SEED}),
         )
         if why_not(task) is None:
             yield rule.role, task
@@ -160,10 +176,16 @@ def prepared(
     """Return what would run a task on arrays of a shape; None if the body would."""
     axis = task.parameters.get("axis", -1)
     for of_result in (shape, without_axis(shape, axis)):
-        arrays = [Sketch(*_form(task, one, shape, of_result, dtype)) for one in task.names]
-        call = cuda.Fused(task, name, lambda *_: None).prepared(device, arrays, dtype)
+        arrays = [
+            1.0 if one in task.numbers else Sketch(*_form(task, one, shape, of_result, dtype))
+            for one in task.names
+        ]
+        fused = cuda.Fused(task, name)
+        call = fused.prepared(device, arrays, dtype)
         if call is not None:
             return call
+        if fused.failure is not None:
+            raise NotCompiledError(fused.failure)
     return None
 
 
@@ -172,7 +194,9 @@ def _form(
 ) -> tuple[tuple[int, ...], str]:
     if name in task.labels:
         return without_axis(shape, task.parameters["axis"]), "int64"
-    if name in ("y", "cotangent"):
+    if name == "y":  # is kept before it is rounded
+        return of_result, task.dtype.name
+    if name == "cotangent":
         return of_result, dtype
     return shape[-1:] if name in ("alpha", "tangent of alpha") else shape, dtype
 
@@ -190,14 +214,15 @@ class Case(NamedTuple):
 
 def cases(ops: Sequence[str] = tuple(TABLE), *, essential: bool = False) -> list[Case]:
     """Return all kernels to be compiled, or those that every test run compiles."""
-    kinds = {(dtype, chip): shapes for dtype, shapes in KINDS.items() for chip in CHIPS}
+    every = [(dtype, chip, ROLES, shapes) for dtype, shapes in KINDS.items() for chip in CHIPS]
     return [
         Case(name, role, dtype, shape, chip, tuple(TABLE[name].variants[0].items()))
         for name in ops
-        for (dtype, chip), shapes in (ESSENTIAL if essential else kinds).items()
+        for dtype, chip, roles, shapes in (ESSENTIAL if essential else every)
         for shape in shapes
         if shape in (SHAPES if TABLE[name].has_axis else ELEMENTWISE)
         for role, _ in tasks(TABLE[name].op, dict(TABLE[name].variants[0]), dtype, -1)
+        if role in roles
     ]
 
 
@@ -250,11 +275,16 @@ def main() -> int:
     """Compile everything; write a table, and say what spills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ops", nargs="*", default=list(TABLE), choices=list(TABLE))
+    every = [*SHAPES, *ELEMENTWISE]
+    parser.add_argument("--shapes", nargs="*", default=every, choices=every, metavar="SHAPE")
     parser.add_argument("--essential", action="store_true", help="what every test run compiles")
-    parser.add_argument("--output", type=Path, help="a .json file; a .md is written beside it")
+    parser.add_argument(
+        "--output", type=Path, help="a .json file, in which all else stays; a .md is beside it"
+    )
     parser.add_argument("--processes", type=int)
     arguments = parser.parse_args()
     chosen = cases(arguments.ops, essential=arguments.essential)
+    chosen = [case for case in chosen if case.shape in arguments.shapes]
     with multiprocessing.Pool(arguments.processes) as pool:
         kernels = [one for one in pool.map(compiled, chosen, chunksize=8) if one is not None]
     spills = [one for one in kernels if one.spilled]
@@ -263,16 +293,23 @@ def main() -> int:
     rejected = sum(one.rejected for one in kernels)
     print(f"{len(kernels)} kernels, {len(spills)} of them spill, {rejected} others did")
     if arguments.output:
-        rows = [one._asdict() for one in kernels]
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        arguments.output.write_text(f"[\n{lines}\n]\n")
-        which = "those of every test run" if arguments.essential else "all"
-        head = (
-            f"Registers a thread, for the kernels that `make cuda-kernels` compiles ({which}), by "
-            f"NVRTC {version('nvidia-cuda-nvrtc')}.\n\n"
-        )
-        arguments.output.with_suffix(".md").write_text(head + table(kernels))
+        write(kernels, arguments.output)
     return 1 if spills else 0
+
+
+def write(kernels: Sequence[Kernel], output: Path) -> None:
+    """Write kernels as JSON and as a table, with those that are there already."""
+    before = json.loads(output.read_text()) if output.exists() else []
+    known = {one[:5]: one for one in (*(Kernel(**row) for row in before), *kernels)}
+    # In one order, and without what is compiled no more.
+    ordered = [known[case[:5]] for case in cases() if case[:5] in known]
+    lines = ",\n".join(json.dumps(one._asdict()) for one in ordered)
+    output.write_text(f"[\n{lines}\n]\n")
+    head = (
+        "Registers a thread, for the kernels that `make cuda-kernels` compiles, by "
+        f"NVRTC {version('nvidia-cuda-nvrtc')}.\n\n"
+    )
+    output.with_suffix(".md").write_text(head + table(ordered))
 
 
 def table(kernels: Sequence[Kernel]) -> str:

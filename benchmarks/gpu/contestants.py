@@ -10,6 +10,7 @@ from benchmarks import peers
 from benchmarks.cases import LOSS, VALUE, VJP, Case
 from benchmarks.contestants import plain, torch_call, torch_function
 from benchmarks.gpu.goals import array_form, least_bytes
+from benchmarks.gpu.kernels import ROLES
 from benchmarks.gpu.timing import Calls, sets_needed
 
 OURS, EAGER, COMPILED = "opsgrad", "PyTorch", "torch.compile"
@@ -109,10 +110,10 @@ def ours(case: Case, arrays: Sequence[Arrays]) -> Calls:
 
 
 def engine(case: Case, arrays: Arrays) -> str:
-    """Say what runs ours."""
-    engines = og.which_backend(case.row.op, *arrays.given, **case.keywords).engines
-    roles = {VALUE: ("value",), VJP: ("vjp",), LOSS: ("value", "vjp")}[case.role]
-    return "; ".join(dict.fromkeys(engines[role] for role in roles))
+    """Say what runs ours; after a call, whether the compiler took its kernel too."""
+    reduction = {"reduction": "mean"} if case.role == LOSS else {}
+    choice = og.which_backend(case.row.op, *arrays.given, **case.keywords, **reduction)
+    return choice.engines[ROLES[case.role]]
 
 
 def others(case: Case, arrays: Sequence[Arrays]) -> dict[str, Callable[[], Calls]]:

@@ -6,11 +6,13 @@ from typing import Any
 
 from benchmarks.cases import LOSS, VALUE, VJP
 from benchmarks.gpu.goals import Goal
+from opsgrad.backends.protocol import JOINT
 from opsgrad.fusion.cuda_source import Shape, Source
 from tools.cuda_kernels import Compiled, NoDevice, prepared, tasks
 
 CHIP = 90
-RULES = {VALUE: ("value",), VJP: ("vjp",), LOSS: ("value", "vjp")}
+ROLES = {VALUE: "value", VJP: "vjp", LOSS: JOINT}
+"""Whose kernel runs in a case."""
 
 
 class NoKernelError(Exception):
@@ -35,21 +37,20 @@ def compiler_is_there() -> bool:
 
 
 def build(goal: Goal, device: Callable[[int], NoDevice]) -> str:
-    """Build the kernels of a goal, and say in a few words what they are."""
+    """Build the kernel of a goal, and say in a few words what it is."""
     case = goal.case
     axis = case.axis - len(case.shape) if case.axis >= 0 else case.axis
     dtype = str(case.dtype)
-    found = dict(tasks(case.row.op, dict(case.parameters), dtype, axis))
-    words = []
-    for role in RULES[case.role]:
-        name = f"opsgrad_{case.op}_{role}"
-        call: Any = None
-        if role in found:
-            call = prepared(found[role], name, case.shape, dtype, device(CHIP))
-        if call is None:
-            raise NoKernelError(f"{goal.name}: there is no kernel for its {role}")
-        words.append(described(call.variant.shape, call.kernel.registers))
-    return "; ".join(words)
+    role, parameters = ROLES[case.role], dict(case.parameters)
+    if case.role == LOSS:
+        parameters["reduction"] = "mean"
+    found = dict(tasks(case.row.op, parameters, dtype, axis))
+    call: Any = None
+    if role in found:
+        call = prepared(found[role], f"opsgrad_{case.op}_{role}", case.shape, dtype, device(CHIP))
+    if call is None:
+        raise NoKernelError(f"{goal.name}: there is no kernel for its {role}")
+    return described(call.variant.shape, call.kernel.registers)
 
 
 def described(shape: Shape, registers: int = 0) -> str:

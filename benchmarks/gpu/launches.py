@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def agrees(cupy: Any, name: str, shape: tuple[int, ...], dtype: str) -> bool:
-    """Run value and pullback on the GPU and on the CPU, and say whether they agree."""
+    """Run an op on the GPU, in kernels, and on the CPU, and say whether they agree."""
     op, rng = getattr(og, name), np.random.default_rng(0)
     axis = -2 if len(shape) == 3 else -1
     row_wise = name in ROWS
@@ -41,9 +41,13 @@ def agrees(cupy: Any, name: str, shape: tuple[int, ...], dtype: str) -> bool:
     if labelled:
         arrays.append(rng.integers(0, shape[axis], rows))
     g = rng.standard_normal(rows if labelled else shape).astype(dtype)
-    got = _value_and_gradient(op, [cupy.array(one) for one in arrays], cupy.array(g), keywords)
+    there = [cupy.array(one) for one in arrays]
+    got = _everything(op, there, cupy.array(g), keywords)
+    engines = og.which_backend(op, *there, **keywords).engines
+    if any(engines[role] != "a CUDA kernel" for role in ("value", "vjp", "value_and_grad")):
+        return False
     exact = [one.astype("float64") if one.dtype.kind == "f" else one for one in arrays]
-    expected = _value_and_gradient(op, exact, g.astype("float64"), keywords)
+    expected = _everything(op, exact, g.astype("float64"), keywords)
     tolerance = 16 * float(np.finfo(dtype).eps)
     for one, other in zip(got, expected, strict=True):
         scale = max(float(np.max(np.abs(other))), 1e-30)
@@ -52,9 +56,11 @@ def agrees(cupy: Any, name: str, shape: tuple[int, ...], dtype: str) -> bool:
     return True
 
 
-def _value_and_gradient(op: Any, arrays: list[Any], g: Any, keywords: dict[str, Any]) -> list[Any]:
+def _everything(op: Any, arrays: list[Any], g: Any, keywords: dict[str, Any]) -> list[Any]:
+    """Return value and gradient, from a kernel each, and for losses from one for both too."""
     value, pull = og.vjp(op, *arrays, **keywords)
-    return [value, pull(g)[0]]
+    both = og.value_and_grad(op)(*arrays, **keywords) if len(arrays) > 1 else ()
+    return [value, pull(g)[0], *both]
 
 
 if __name__ == "__main__":

@@ -149,10 +149,13 @@ class Plan:
         """Return a kernel that takes arrays in half precision as they are, if they are in it."""
         if self.result == self.compute:
             return None
-        if rule.role not in self._narrows:
-            kernel = self.kernel(rule)
-            self._narrows[rule.role] = kernel.narrow if isinstance(kernel, Kernel) else None
-        return self._narrows[rule.role]
+        if rule.role in self._narrows:
+            return self._narrows[rule.role]
+        kernel = self.kernel(rule)
+        narrow = kernel.narrow if isinstance(kernel, Kernel) else None
+        if kernel:  # else the backend is to be asked again
+            self._narrows[rule.role] = narrow
+        return narrow
 
     def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
         return (self._ready.get(rule.role) or self._prepare(rule))(*arrays)

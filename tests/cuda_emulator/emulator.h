@@ -3,7 +3,8 @@
 // A warp runs until all its threads wait for others at a barrier, and then the next one has its turn.
 // So what lies between two barriers happens as far apart in time as it may: a thread that reads what
 // another has yet to write finds it missing. Shared memory begins as NaN in every block.
-// If all threads wait for each other, the launch fails.
+// If all threads wait for each other, the launch fails; so it does if memory is read or written in
+// pieces that do not begin at a multiple of their size, which a GPU cannot do.
 #pragma once
 #include <math.h>
 #include <setjmp.h>
@@ -52,6 +53,8 @@ static jmp_buf scheduler;
 static int current, count;
 static void (*body)();
 
+static bool misaligned;
+
 static void wait(Gate& gate) {
   Thread& me = threads[current];
   const long seen = gate.opened;
@@ -63,12 +66,16 @@ static void wait(Gate& gate) {
   if (!_setjmp(me.place)) _longjmp(scheduler, 1);
 }
 
-static void run() {
-  body();
+static void end() {
   threads[current].done = true;
   Gate* gates[] = {&block, &warps[current / LANES]};
   for (Gate* gate : gates) --gate->running, gate->check();
   _longjmp(scheduler, 1);
+}
+
+static void run() {
+  body();
+  end();
 }
 
 static bool turn(int number) {  // whether the thread could do anything
@@ -122,6 +129,12 @@ static bool run_block(bool backwards) {
 
 }  // namespace emulated
 
+// What the compiler's check of alignment calls.
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) {
+  emulated::misaligned = true;
+  emulated::end();  // before it does what could stop the whole process
+}
+
 static inline void __syncthreads() { emulated::wait(emulated::block); }
 
 template <class T> static inline T __shfl_xor_sync(unsigned, T value, int step) {
@@ -166,10 +179,12 @@ static inline unsigned short __float_as_half(float x) {
 extern "C" char __start_emulated_shared[] __attribute__((weak));
 extern "C" char __stop_emulated_shared[] __attribute__((weak));
 
-// Runs a kernel whose arguments have 8 bytes each; returns 0, or 1 if its threads got stuck.
+// Runs a kernel whose arguments have 8 bytes each; returns 0, or 1 if its threads got stuck, or 2 if
+// an address was no multiple of what is there.
 extern "C" int emulated_launch(void* kernel, int blocks, int threads, int backwards, int arguments,
                                const long long* a) {
   using namespace emulated;
+  misaligned = false;
   static void* function;
   static long long given[16];
   function = kernel;
@@ -193,5 +208,5 @@ extern "C" int emulated_launch(void* kernel, int blocks, int threads, int backwa
       memset(__start_emulated_shared, 0xff, __stop_emulated_shared - __start_emulated_shared);
     if (!run_block(backwards)) return 1;
   }
-  return 0;
+  return misaligned ? 2 : 0;
 }

@@ -32,15 +32,18 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
         return f"no kernel can be made of it: {reason}"
     try:
         key = (work.function, frozen(work.parameters), task.dtype, work.names)
-        fused = _fused(key, work, task, fallback)
+        fused = _fused(key, work, task)
     except TypeError:
         return "a parameter cannot be hashed"
     if fused is None:
         return f"it has been compiled for {MOST_PARAMETERS} sets of parameters already"
-    return Kernel(fused, "a CUDA kernel", fused.narrow)
+    if fused.failure is not None:
+        return f"its kernel was not compiled: {fused.failure}"
+    on_cupy = _OnCupy(fused, nothing if work.role == JOINT else fallback)
+    return Kernel(on_cupy, "a CUDA kernel", on_cupy.narrow)
 
 
-def _fused(key: Any, work: Work, task: Any, fallback: Callable[..., Any]) -> Any:
+def _fused(key: Any, work: Work, task: Any) -> Any:
     if key not in _known:
         if len(_known) >= MOST_KNOWN:
             _known.clear()
@@ -49,27 +52,16 @@ def _fused(key: Any, work: Work, task: Any, fallback: Callable[..., Any]) -> Any
         from opsgrad.fusion import cuda
 
         name = f"{work.op}_{work.role}" if work.op.isidentifier() else "kernel"
-
-        def body(*arrays: Any) -> Any:
-            wide = [_widened(name, a, task) for name, a in zip(work.names, arrays, strict=True)]
-            return fallback(*wide)
-
-        otherwise = nothing if work.role == JOINT else body
-        _known[key] = _OnCupy(cuda.Fused(task, f"opsgrad_{name}", otherwise))
+        _known[key] = cuda.Fused(task, f"opsgrad_{name}")
     return _known[key]
-
-
-def _widened(name: str, array: Any, task: Any) -> Any:
-    if array is None or name in task.labels or array.dtype == task.dtype:
-        return array
-    return array.astype(task.dtype)
 
 
 class _OnCupy:
     """A compiled body or rule as a function of CuPy's arrays."""
 
-    def __init__(self, fused: Any) -> None:
+    def __init__(self, fused: Any, fallback: Callable[..., Any]) -> None:
         self.fused = fused
+        self.fallback = fallback
         self.dtype = fused.task.dtype.name
 
     def __call__(self, *arrays: Array | None) -> Any:
@@ -80,8 +72,27 @@ class _OnCupy:
         """Run it on arrays in any floating-point types; results are stored as `dtype`."""
         first: Any = next(array for array in arrays if hasattr(array, "device"))
         device = first.device
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         with device:
-            return self.fused(_launcher(device.id), arrays, np.dtype(dtype).name)
+            out = self.fused(_launcher(device.id), arrays, name)
+            return self.fallback(*map(self._widened, arrays)) if out is None else out
+
+    def _widened(self, array: Any) -> Any:
+        if getattr(array, "dtype", None) != np.float16:
+            return array
+        return array.astype(self.dtype)
+
+
+class Bits:
+    """Numbers in bfloat16, for which CuPy has no data type, as integers of 16 bits."""
+
+    dtype = "bfloat16"
+
+    def __init__(self, bits: Any) -> None:
+        self.bits = bits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bits, name)
 
 
 @functools.cache
@@ -102,10 +113,14 @@ class CupyLauncher:
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         """Return a new array in C order."""
+        if dtype == Bits.dtype:
+            return Bits(self.cupy.empty(shape, "int16"))
         return self.cupy.empty(shape, dtype)
 
     def contiguous(self, array: Array) -> Array:
         """Return an array in C order with the same entries."""
+        if isinstance(array, Bits):
+            return Bits(self.cupy.ascontiguousarray(array.bits))
         return self.cupy.ascontiguousarray(array)
 
     def address(self, array: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from opsgrad._typing import Array, DType, Namespace
-from opsgrad.backends import _engine
+from opsgrad.backends import _engine, _gpu
 from opsgrad.backends.protocol import (
     JOINT,
     Autodiff,
@@ -104,7 +104,7 @@ class TorchBackend(Backend):
         if torch.compiler.is_compiling():  # which can keep no kernel; other calls ask again
             return ""
         shared = _Shared(self, work)
-        return Kernel(shared, shared.words)
+        return Kernel(shared, shared.words, shared.narrow)
 
     def records(self, arrays: tuple[Array | None, ...]) -> bool:
         import torch
@@ -155,27 +155,46 @@ class _Shared:
         if not torch.compiler.is_compiling():
             out = self._on_cpu(tensors)
             if out is None and getattr(tensors[self.first], "is_cuda", False):
-                out = self._on_gpu(tensors, tensors[self.first])
+                out = self._on_gpu(tensors, tensors[self.first], self.plain.dtype.name)
             if out is not None:
                 return out
         if self.work.role == JOINT:
             return None
         return self.backend.run(self.work.function, tensors, self.work.parameters)
 
+    def narrow(self, tensors: tuple[Any, ...], dtype: DType) -> Any:
+        """Run it on tensors in half precision too: on a GPU as they are, else widened before."""
+        import torch
+
+        if not torch.compiler.is_compiling() and getattr(tensors[self.first], "is_cuda", False):
+            out = self._on_gpu(tensors, tensors[self.first], str(dtype).removeprefix("torch."))
+            if out is not None:
+                return out
+        return self(*map(self._widened, tensors))
+
+    def _widened(self, tensor: Any) -> Any:
+        import torch
+
+        half = getattr(tensor, "dtype", None) in (torch.float16, torch.bfloat16)
+        return self.backend.cast(tensor, self.work.dtype) if half else tensor
+
     def _on_cpu(self, tensors: tuple[Array | None, ...]) -> Any:
         arrays = _arrays(tensors, "is_cpu", _memory)
         out = None if arrays is None else self.compiled(*arrays)
         return None if out is None else _tensors(out, _from_numpy)
 
-    def _on_gpu(self, tensors: tuple[Array | None, ...], first: Any) -> Any:
-        """Run CuPy's kernel on PyTorch's current stream; None where that cannot be."""
+    def _on_gpu(self, tensors: tuple[Array | None, ...], first: Any, dtype: str) -> Any:
+        """Run CuPy's kernel on PyTorch's current stream; None where that cannot be.
+
+        Its results are stored as `dtype`.
+        """
         import torch
 
         # PyTorch says "cuda" of AMD's devices too. What a graph captures must be in memory that it
         # keeps, which CuPy knows nothing of.
         if (
             torch.version.hip is not None
-            or self.of_cupy is None
+            or self.narrow_of_cupy is None
             or torch.cuda.is_current_stream_capturing()
         ):
             return None
@@ -188,21 +207,28 @@ class _Shared:
             arrays = _arrays(tensors[self.first :], "is_cuda", _of_cupy)
             if arrays is None:
                 return None
-            out = self.of_cupy(*tensors[: self.first], *arrays)
-            return _tensors(out, torch.from_dlpack)
+            out = self.narrow_of_cupy((*tensors[: self.first], *arrays), dtype)
+            return _tensors(out, _from_cupy)
 
     @functools.cached_property
-    def of_cupy(self) -> Callable[..., Any] | None:
-        """What CuPy has a kernel for it, if it can run here."""
+    def of_cupy(self) -> Kernel | str:
+        """CuPy's kernel for it, or why there is none; no words where CuPy cannot run."""
         from opsgrad.backends import backends
 
-        cupy = backends()["cupy"]
-        kernel = cupy.kernel(self.plain) if cupy.available else ""
-        return kernel.call if isinstance(kernel, Kernel) else None
+        return _gpu.offer(self.plain, nothing) if backends()["cupy"].available else ""
+
+    @functools.cached_property
+    def narrow_of_cupy(self) -> Callable[..., Any] | None:
+        """CuPy's kernel as a function of arrays, and of the data type of its results."""
+        return self.of_cupy.narrow if isinstance(self.of_cupy, Kernel) else None
 
     def words(self) -> str:
         """Say what runs."""
-        there = "" if self.of_cupy is None else "; on a CUDA device CuPy's kernel"
+        there = ""
+        if isinstance(self.of_cupy, Kernel):
+            there = "; on a CUDA device CuPy's kernel"
+        elif self.of_cupy and not isinstance(self.offered, str):
+            there = f"; on a CUDA device as it is written, because {self.of_cupy}"
         if isinstance(self.offered, str):
             return f"as it is written, because {self.offered}{there}"
         otherwise = "below, off the CPU, and where PyTorch traces or records each step"
@@ -285,8 +311,20 @@ def _from_numpy(array: Any) -> Array:
 def _of_cupy(tensor: Array) -> Array:
     """Return a plain tensor of a CUDA device as a CuPy array of the same memory."""
     import cupy
+    import torch
 
-    return cupy.from_dlpack(tensor.detach())  # PyTorch exports none that asks for a gradient
+    plain = tensor.detach()  # PyTorch exports none that asks for a gradient
+    if plain.dtype == torch.bfloat16:
+        return _gpu.Bits(cupy.from_dlpack(plain.view(torch.int16)))
+    return cupy.from_dlpack(plain)
+
+
+def _from_cupy(array: Any) -> Array:
+    import torch
+
+    if isinstance(array, _gpu.Bits):
+        return torch.from_dlpack(array.bits).view(torch.bfloat16)
+    return torch.from_dlpack(array)
 
 
 # -- in PyTorch's autograd -------------------------------------------------------------------------

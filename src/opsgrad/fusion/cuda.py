@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from opsgrad.fusion.cuda_source import BY_VALUE, SIZES, Shape, Source, overhead, printed, weight
-from opsgrad.fusion.program import schedule
+from opsgrad.fusion.program import schedule, with_picks
 from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
 from opsgrad.fusion.trace import Kind, Trace, UntraceableError
 
@@ -27,6 +27,8 @@ AT_EASE = 16
 """As many a thread holds before a row is given more threads."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Into how many chunks per thread rows are cut: more kinds would be more kernels to compile."""
+PEELED_FROM = 8
+"""Rows of so many chunks may begin within one; shorter ones are read in smaller pieces."""
 MOST_BLOCKS = 1 << 30
 """Of a kernel; what is left over is done in further turns."""
 MOST_CALLS = 256
@@ -43,7 +45,7 @@ class Launcher(Protocol):
     """Of the device: 90 for 9.0."""
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a new array in C order."""
+        """Return a new array in C order; in bfloat16 what kernels take is its `bits`."""
 
     def contiguous(self, array: Array) -> Array:
         """Return an array in C order with the same entries."""
@@ -52,7 +54,10 @@ class Launcher(Protocol):
         """Return where an array begins."""
 
     def compiled(self, source: Source) -> Callable[[tuple[int], tuple[int], tuple[Any, ...]], Any]:
-        """Return what starts a kernel: takes a grid, a block, and arrays and NumPy's integers."""
+        """Return what starts a kernel: takes a grid, a block, and arrays and NumPy's integers.
+
+        Compiler, driver and an installation that lacks one may raise anything.
+        """
 
     def spills(self, kernel: Any) -> bool:
         """Whether a kernel keeps in memory what it has no registers for."""
@@ -73,10 +78,11 @@ class Variant(NamedTuple):
 class Fused:
     """A body or rule as a callable on arrays of a GPU; it compiles what it needs when asked."""
 
-    def __init__(self, task: Task, name: str, fallback: Callable[..., Any]) -> None:
+    def __init__(self, task: Task, name: str) -> None:
         self.task = task
         self.name = name
-        self.fallback = fallback
+        self.failure: str | None = None
+        """Why arrays that could have had a kernel have none, once that has happened."""
         self._calls: dict[Any, Call | None] = {}
         self._traces: dict[Any, Trace] = {}
         self._kernels: dict[Any, Any] = {}
@@ -84,9 +90,10 @@ class Fused:
     def __call__(
         self, launcher: Launcher, arrays: Sequence[Array | float | None], result: str
     ) -> Any:
-        """Run the task on arrays, and on numbers as floats; its results are stored as `result`.
+        """Run the task on arrays, and on numbers as floats; None where there is no kernel.
 
-        A first result that is reduced stays in the data type that is computed in.
+        Its results are stored as `result`, but a first one that is reduced in the data type that is
+        computed in.
         """
         address = launcher.address
         key = (
@@ -105,7 +112,7 @@ class Fused:
             if len(self._calls) >= MOST_CALLS:
                 self._calls.clear()
             call = self._calls[key] = self.prepared(launcher, arrays, result)
-        return self.fallback(*arrays) if call is None else call(launcher, arrays)
+        return None if call is None else call(launcher, arrays)
 
     def prepared(
         self, launcher: Launcher, arrays: Sequence[Array | None], result: str
@@ -121,17 +128,24 @@ class Fused:
         plan = _Plan(self.task, geometry, traced, result, arrays, launcher)
         for variant in plan.variants():
             kernel = self._kernel(launcher, variant, traced)
-            if kernel is not None:
+            if not isinstance(kernel, str):
                 return Call(plan, variant, kernel)
+        self.failure = kernel
         return None
 
     def _kernel(self, launcher: Launcher, variant: Variant, traced: Trace) -> Any:
-        """Return a compiled kernel; None if registers do not do, and memory would be used."""
+        """Return a compiled kernel, or say why there is none."""
         key = (launcher, variant)
         if key not in self._kernels:
-            kernel = launcher.compiled(source_of(self.task, variant, traced, self.name))
-            spills = variant.shape.chunks and launcher.spills(kernel)
-            self._kernels[key] = None if spills else kernel
+            source = source_of(self.task, variant, traced, self.name)
+            try:
+                kernel: Any = launcher.compiled(source)
+                # A kernel that reads the row again is the last resort, whatever it takes.
+                if variant.shape.chunks and launcher.spills(kernel):
+                    kernel = "it takes more registers than there are"
+            except Exception as error:  # no reason to raise where the body can run
+                kernel = _first_line(error)
+            self._kernels[key] = kernel
         return self._kernels[key]
 
     def _trace(self, kinds: tuple[Kind | None, ...]) -> Trace:
@@ -140,9 +154,16 @@ class Fused:
         return self._traces[kinds]
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
 def source_of(task: Task, variant: Variant, traced: Trace, name: str) -> Source:
     """Print the kernel of a task."""
-    program = schedule(traced, keep=variant.keep)
+    # Where the row is read again for each pass, one entry of it is better read by itself.
+    reads_again = variant.shape.chunks == 0
+    program = schedule(with_picks(traced) if reads_again else traced, keep=variant.keep)
     inputs = inputs_of(task, variant.kinds)
     return printed(program, inputs, variant.storage, variant.shape, name)
 
@@ -180,6 +201,9 @@ class _Plan:
         self.length = self.entries if geometry.flat else table[axis]
         self.inner = 1 if axis == -1 else math.prod(table[axis + 1 :])
         self.rows = self.entries // self.length
+        self.chunk, self.peeled = (1, False) if self.inner > 1 else self._chunk()
+        # What a row takes of whole chunks at most, counted in entries.
+        self.span = self.length + (self.chunk - 1 if self.peeled else 0)
 
     def variants(self) -> Iterator[Variant]:
         """Yield the kernels that could be used, the best first, and last one that always can."""
@@ -187,13 +211,12 @@ class _Plan:
         if self.geometry.flat:
             # Only the entries of a few chunks are held; there is nothing else to read.
             for count in (2, 1):
-                shape = Shape("flat", 256, 256, 1, self._chunk(1), count)
+                shape = Shape("flat", 256, 256, 1, self.chunk, count)
                 yield Variant(kinds, self.storage, shape, True)
             return
         for keep in (True, False):
             program = schedule(self.traced, keep=keep)
-            chunk = self._chunk(self.length) if self.inner == 1 else 1
-            size = max(weight(program, self.storage, chunk), 0.75)
+            size = max(weight(program, self.storage, self.chunk), 0.75)
             room = functools.partial(_room, size=size, spent=overhead(program))
             for shape in self._shapes(room):
                 yield Variant(kinds, self.storage, shape, keep)
@@ -203,20 +226,21 @@ class _Plan:
         if self.inner > 1:
             yield from self._columns(room)
             return
-        chunk = self._chunk(self.length)
+        chunk = self.chunk
         most = min(HELD, room(128))
         if self.length <= 32 * most:
             group = 1
             while group < 32 and self.length > 2 * group * chunk:
                 group *= 2
-            count = _count(self.length, group * chunk)
+            count = _count(self.span, group * chunk)
             if count * chunk <= most:
-                yield Shape("rows", 128, group, 1, chunk, count)
+                yield Shape("rows", 128, group, 1, chunk, count, peeled=self.peeled)
         for cluster in (1, 2, 4, 8) if self.capability >= 90 else (1,):
             for threads, held in _sizes(room, cluster):
-                count = _count(self.length, threads * cluster * chunk)
+                count = _count(self.span, threads * cluster * chunk)
                 if count * chunk <= held:
-                    yield Shape("rows", threads, threads, cluster, chunk, count)
+                    shape = Shape("rows", threads, threads, cluster, chunk, count)
+                    yield shape._replace(peeled=self.peeled)
 
     def _columns(self, room: Room) -> Iterator[Shape]:
         wide = self._wide()
@@ -230,7 +254,7 @@ class _Plan:
             wide = self._wide()
             return Shape("columns", 512, 512 // wide, 1, 1, 0, wide)
         threads = 256 if self.length <= 1 << 14 else 512
-        return Shape("rows", threads, threads, 1, self._chunk(self.length), 0)
+        return Shape("rows", threads, threads, 1, self.chunk, 0, peeled=self.peeled)
 
     def _wide(self) -> int:
         wide = 2
@@ -238,20 +262,21 @@ class _Plan:
             wide *= 2
         return wide
 
-    def _chunk(self, length: int) -> int:
-        """Return how many entries can be read at once, 16 bytes at most; `length` 1 is no limit."""
+    def _chunk(self) -> tuple[int, bool]:
+        """Return how many entries are read at once, and whether rows may begin within a chunk."""
         along = [
             (SIZES[storage], offset)
             for kind, storage, offset in zip(self.kinds, self.storage, self.offsets, strict=True)
             if kind in (Kind.TABLE, Kind.COLUMN)
         ]
         chunk = 16 // min((size for size, _ in along), default=4)
-        while chunk > 1 and (
-            (length > 1 and length % chunk)
-            or any(offset % min(16, chunk * size) for size, offset in along)
-        ):
+        while any(offset % min(16, chunk * size) for size, offset in along):
             chunk //= 2
-        return 1 if length == 1 and not self.geometry.flat else chunk
+        if self.geometry.flat or self.length % chunk == 0:
+            return chunk, False
+        if self.length >= PEELED_FROM * chunk and Kind.COLUMN not in self.kinds:
+            return chunk, True
+        return math.gcd(self.length, chunk), False
 
     def blocks(self, shape: Shape) -> int:
         """Return how many blocks a kernel takes."""
@@ -316,6 +341,7 @@ class Call:
         self.shapes = [shapes[kind] for kind in plan.traced.kinds]
         self.stored = plan.stored
         self.by_value = BY_VALUE in plan.storage
+        self.as_bits = "bfloat16" in plan.storage
         self.reduction = plan.reduction
 
     def __call__(self, launcher: Launcher, arrays: Sequence[Array | None]) -> Any:
@@ -329,10 +355,12 @@ class Call:
             launcher.empty(shape, stored)
             for shape, stored in zip(self.shapes, self.stored, strict=True)
         ]
-        given = [a for a in arrays if a is not None]
+        given = [a for a in (*arrays, *outputs) if a is not None]
         if self.by_value:
             given = [_bits(a) if isinstance(a, float) else a for a in given]
-        self.kernel(self.grid, self.block, (*given, *outputs, *self.numbers))
+        if self.as_bits:
+            given = [a.bits if hasattr(a, "bits") else a for a in given]
+        self.kernel(self.grid, self.block, (*given, *self.numbers))
         if self.reduction != "none":  # of the value, which comes first
             outputs[0] = launcher.reduced(outputs[0], self.reduction)
         return nested(self.structure, outputs)

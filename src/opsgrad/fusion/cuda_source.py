@@ -6,13 +6,14 @@ whatever a later pass along it needs is there. The longest rows are read again i
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from opsgrad.fusion.graph import REDUCTIONS, Node
+from opsgrad.fusion.online import Mask, Online, online
 from opsgrad.fusion.program import Phase, Program
 from opsgrad.fusion.trace import BOOLEAN, INTEGER, Input, Kind
 
@@ -29,6 +30,11 @@ BY_VALUE = "a number"
 """In the place of a data type: no array, but one number, as the bits of a double."""
 BLOCK = 16
 """So many chunks are added up before the sum is put aside, in rows that are not in registers."""
+STEP = "GROUP * CLUSTER * CHUNK"
+"""How far all threads together come with a chunk each."""
+AHEAD = 64
+"""Of each input a thread reads so many bytes, in the data type that is computed in, before
+it adds up what depends on their maximum: twice as many spilled in float64."""
 
 OPERATORS = {
     "add": "+",
@@ -64,11 +70,14 @@ class Shape(NamedTuple):
     """How many chunks of a row a thread holds; 0: the row is read again in every pass."""
     wide: int = 1
     """How many rows lie side by side in a block, where they run across memory."""
+    peeled: bool = False
+    """Whether rows begin and end within chunks, of which then a part is read and written."""
 
     @property
     def reach(self) -> int:
         """The longest row, or 0 for no limit."""
-        return self.group * self.cluster * self.chunk * self.chunks
+        whole = self.group * self.cluster * self.chunk * self.chunks
+        return whole - self.chunk + 1 if self.peeled else whole
 
 
 @functools.cache
@@ -209,10 +218,18 @@ class _Printer:
             yield "  const bool live = mine < rows;"
             yield "  const i64 row = live ? mine : rows - 1;  // all threads take part in shuffles"
         yield "  i64 base = row * length;"
+        if self.shape.peeled:
+            yield "  const int before = (int)(base % CHUNK);  // in the chunk where the row begins"
 
     def _row(self) -> Iterator[str]:
-        for number, phase in enumerate(self.program.phases):
-            yield from self._phase(number, phase)
+        phases = enumerate(self.program.phases)
+        for number, phase in phases:
+            found = online(self.program, number) if self.streams else None
+            if found is None:
+                yield from self._phase(number, phase)
+            else:
+                yield from self._online(phase, found)
+                next(phases)  # which it has done too
         for number, kind in enumerate(self.program.kinds):
             if kind is not Kind.TABLE:
                 node = self.program.outputs[number]
@@ -230,7 +247,29 @@ class _Printer:
             if node.columns or number in self.known or node.kind in ("constant", "length"):
                 continue
             self.known.add(number)
-            yield f"const {self._type(node)} {self._name(number)} = {self._row_value(node)};"
+            if node.kind == "pick":
+                yield from self._pick(number, *node.arguments)
+            else:
+                yield f"const {self._type(node)} {self._name(number)} = {self._row_value(node)};"
+
+    def _pick(self, number: int, terms: int, place: int) -> Iterator[str]:
+        """Print the entry of a row at an index, which all threads compute."""
+        cone = list(self.program.graph.cone((terms,), lambda n: not self.nodes[n].columns))
+        yield from self._once(*[n for n in cone if not self.nodes[n].columns])
+        at = self._name(place)
+        yield f"real s{number} = 0;"
+        yield f"if (0 <= {at} && {at} < length) {{"
+        yield f"  const i64 column = {at};"
+        yield "  const int v = 0;"
+        for step in cone:
+            node = self.nodes[step]
+            if self._is_loaded(step) and node.columns:
+                address = self._address(f"input{node.detail}", node.rows)
+                yield f"  const auto raw{step} = load<1>({address});"
+            if node.columns:
+                yield f"  const {self._type(node)} v{step} = {self._value(step)};"
+        yield f"  s{number} += v{terms};  // a sum of -0.0 and zeros is 0.0"
+        yield "}"
 
     def _row_value(self, node: Node) -> str:
         if node.kind == "input":
@@ -244,24 +283,34 @@ class _Printer:
     # -- a phase ---------------------------------------------------------------------------------
 
     def _phase(self, number: int, phase: Phase) -> Iterator[str]:
-        needed = [n for step in phase.steps for n in self.nodes[step].arguments]
-        needed += [self.program.outputs[output] for output in phase.stored]
-        needed += [self.nodes[n].arguments[0] for n in phase.reductions]
-        yield from self._once(*[n for n in needed if not self.nodes[n].columns])
-        yield from self._row_divisors(phase)
-        for reduced in phase.reductions:
-            yield f"{REDUCERS[self.nodes[reduced].kind]} all{reduced};"
+        stored = [self.program.outputs[output] for output in phase.stored]
+        yield from self._beforehand(phase.steps, phase.reductions, stored)
         yield from self._streamed(phase) if self.streams else self._held(number, phase)
-        if phase.reductions:
-            names = ", ".join(f"all{n}" for n in phase.reductions)
-            yield f"reduce(room, turn++, {names});"
-            for reduced in phase.reductions:
-                self.known.add(reduced)
-                yield f"const real s{reduced} = all{reduced}.total;"
+        yield from self._reduced(phase.reductions)
         self.done.update(n for n, _ in phase.kept)
 
-    def _row_divisors(self, phase: Phase) -> Iterator[str]:
-        for step in phase.steps:
+    def _beforehand(
+        self, steps: Sequence[int], reductions: Sequence[int], stored: Sequence[int] = ()
+    ) -> Iterator[str]:
+        """Print what a pass needs before it begins."""
+        needed = [n for step in steps for n in self.nodes[step].arguments]
+        needed += [*stored, *[self.nodes[n].arguments[0] for n in reductions]]
+        yield from self._once(*[n for n in needed if not self.nodes[n].columns])
+        yield from self._row_divisors(steps)
+        for reduced in reductions:
+            yield f"{REDUCERS[self.nodes[reduced].kind]} all{reduced};"
+
+    def _reduced(self, reductions: Sequence[int]) -> Iterator[str]:
+        """Print the exchange of what threads have reduced."""
+        if reductions:
+            names = ", ".join(f"all{n}" for n in reductions)
+            yield f"reduce(room, turn++, {names});"
+            for reduced in reductions:
+                self.known.add(reduced)
+                yield f"const real s{reduced} = all{reduced}.total;"
+
+    def _row_divisors(self, steps: Sequence[int]) -> Iterator[str]:
+        for step in steps:
             node = self.nodes[step]
             if node.kind == "divide":
                 divisor = node.arguments[1]
@@ -315,29 +364,108 @@ class _Printer:
         return f"Chunk<{STORED[self.storage[self.nodes[number].detail]]}, CHUNK>"
 
     def _column(self) -> str:
-        return "const int column = (k * (GROUP * CLUSTER) + lane) * CHUNK;"
+        return f"const int column = (k * (GROUP * CLUSTER) + lane) * CHUNK{self._before};"
+
+    @property
+    def _before(self) -> str:
+        return " - before" if self.shape.peeled else ""
 
     def _streamed(self, phase: Phase) -> Iterator[str]:
-        """Print a pass that reads its inputs again, and puts its sums aside from time to time."""
-        step = "GROUP * CLUSTER * CHUNK"
-        yield f"for (i64 start = lane * CHUNK; start < length; start += (i64){BLOCK} * {step}) {{"
-        for reduced in phase.reductions:
-            yield f"  {REDUCERS[self.nodes[reduced].kind]} block{reduced};"
-        yield f"  UNROLLED_BY(4) for (int k = 0; k < {BLOCK}; ++k) {{"
-        yield f"    const i64 column = start + k * ({step});"
-        yield "    if (column < length) {"
+        """Print a pass that reads its inputs again."""
+        inner = [f"UNROLLED_BY(4) for (int k = 0; k < {BLOCK}; ++k) {{"]
+        inner += [f"  const i64 column = start + k * ({STEP});"]
+        inner += ["  if (column < length) {"]
         for one in phase.steps:
             if self._is_loaded(one):
-                yield f"      const auto raw{one} = {self._load(self.nodes[one])};"
-        for line in self._chunk(phase):
-            yield f"      {line}"
-        for reduced in phase.reductions:
-            yield f"      block{reduced}.add(part{reduced}.total);"
-        yield "    }"
-        yield "  }"
-        for reduced in phase.reductions:
+                inner.append(f"    const auto raw{one} = {self._load(self.nodes[one])};")
+        inner += [f"    {line}" for line in self._chunk_of_block(phase)]
+        yield from self._blocks(phase.reductions, [*inner, "  }", "}"])
+
+    def _blocks(self, reductions: Sequence[int], inner: Iterable[str]) -> Iterator[str]:
+        """Print a pass along a row that puts its sums aside from time to time."""
+        first = f"lane * CHUNK{self._before}"
+        yield f"for (i64 start = {first}; start < length; start += (i64){BLOCK} * {STEP}) {{"
+        for reduced in reductions:
+            yield f"  {REDUCERS[self.nodes[reduced].kind]} block{reduced};"
+        for line in inner:
+            yield f"  {line}"
+        for reduced in reductions:
             yield f"  all{reduced}.add(block{reduced}.total);"
         yield "}"
+
+    def _chunk_of_block(self, phase: Phase) -> Iterator[str]:
+        yield from self._chunk(phase)
+        for reduced in phase.reductions:
+            yield f"block{reduced}.add(part{reduced}.total);"
+
+    def _online(self, phase: Phase, found: Online) -> Iterator[str]:
+        """Print a pass that finds a maximum and, few entries behind, sums that depend on it."""
+        roots = (found.entry, *found.conditions)
+        cone = self.program.graph.cone(roots, lambda n: not self.nodes[n].columns)
+        again = [n for n in cone if self.nodes[n].columns]
+        yield from self._beforehand((*phase.steps, *again), phase.reductions)
+        yield "Peak peak;"
+        for number, *_ in found.sums:
+            yield f"Part online{number};"
+        yield from self._blocks(phase.reductions, self._online_block(phase, again, found))
+        yield from self._reduced(phase.reductions)
+        for number, *_ in found.sums:
+            yield f"Sum all{number};"
+            yield f"all{number}.total = peak.settled(online{number}, s{found.top});"
+        yield from self._reduced([one.number for one in found.sums])
+
+    def _online_block(self, phase: Phase, again: Sequence[int], found: Online) -> Iterator[str]:
+        loads = sorted({n for n in (*phase.steps, *again) if self._is_loaded(n)})
+        held = AHEAD // self.program.graph.dtype.itemsize // self.shape.chunk
+        each = [f"  UNROLLED for (int h = 0; h < {held}; ++h) {{"]
+        each += [
+            f"    const i64 column = start + (k + h) * ({STEP});",
+            "    if (column < length) {",
+        ]
+        yield f"UNROLLED_BY(1) for (int k = 0; k < {BLOCK}; k += {held}) {{"
+        for one in loads:
+            yield f"  {self._stored(one)} held{one}[{held}];"
+        yield from each
+        for one in loads:
+            yield f"      const auto raw{one} = held{one}[h] = {self._load(self.nodes[one])};"
+        for line in self._chunk_of_block(phase):
+            yield f"      {line}"
+        yield "  }}"
+        top = f"block{found.top}.total"
+        parts = ", ".join(f"online{one.number}" for one in found.sums)
+        yield f"  if (!({top} <= peak.top)) peak.rise({top}, {parts});"
+        yield from each
+        for one in loads:
+            yield f"      const auto raw{one} = held{one}[h];"
+        for line in self._terms(again, found):
+            yield f"      {line}"
+        yield "  }}"
+        yield "}"
+        for number, *_ in found.sums:
+            yield f"online{number}.put_aside();"
+
+    def _terms(self, steps: Sequence[int], found: Online) -> Iterator[str]:
+        """Print what a chunk adds to sums of terms."""
+        for number, *_ in found.sums:
+            yield f"real chunk{number} = 0;"
+        yield "UNROLLED for (int v = 0; v < CHUNK; ++v) {"
+        for step in steps:
+            node = self.nodes[step]
+            yield f"  const {self._type(node)} {self._name(step)} = {self._value(step)};"
+        entry = self._name(found.entry)
+        there = "inside(column + v, length)" if self.shape.peeled else "true"
+        yield f"  const bool there = {there}, low = {entry} < peak.top;"
+        yield f"  const real one = term({entry}, low ? peak.base : peak.top);"
+        for number, below, at_top in found.sums:
+            yield f"  chunk{number} += there && low && {self._mask(below)} ? one : 0;"
+            yield f"  online{number}.once_below += there && !low && {self._mask(below)} ? one : 0;"
+            yield f"  online{number}.at_top += there && !low && {self._mask(at_top)} ? one : 0;"
+        yield "}"
+        for number, *_ in found.sums:
+            yield f"online{number}.block += chunk{number};"
+
+    def _mask(self, mask: Mask) -> str:
+        return str(mask).lower() if isinstance(mask, bool) else self._name(mask)
 
     def _chunk(self, phase: Phase) -> Iterator[str]:
         """Print what is done with a chunk of a row."""
@@ -354,8 +482,10 @@ class _Printer:
             yield f"  const {self._type(node)} {self._name(step)} = {value};"
             if step in kept and not self.streams:
                 yield f"  keep{step}[k][v] = {self._name(step)};"
+        there = "if (inside(column + v, length)) " if self.shape.peeled else ""
         for reduced in phase.reductions:
-            yield f"  part{reduced}.add({self._name(self.nodes[reduced].arguments[0])});"
+            value = self._name(self.nodes[reduced].arguments[0])
+            yield f"  {there}part{reduced}.add({value});"
         for output in phase.stored:
             yield f"  narrow(out{output}.at[v], {self._name(self.program.outputs[output])});"
         yield "}"
@@ -388,16 +518,21 @@ class _Printer:
         return f"{array} + base + column"
 
     def _load(self, node: Node) -> str:
-        rest = ", length - column" if self.shape.layout == "flat" else ""
-        return f"load<CHUNK>({self._address(f'input{node.detail}', node.rows)}{rest})"
+        return f"load<CHUNK>({self._address(f'input{node.detail}', node.rows)}{self._part})"
+
+    @property
+    def _part(self) -> str:
+        """What tells which entries of a chunk there are, where not all may be."""
+        if self.shape.peeled:
+            return ", column, length"
+        return ", length - column" if self.shape.layout == "flat" else ""
 
     def _store(self, output: int) -> str:
-        rest = ", length - column" if self.shape.layout == "flat" else ""
         inside = "true" if self.streams else "column < length"
         if self.shape.layout != "flat":
             inside += " && live"
         address = self._address(f"output{output}", rows=True)
-        return f"if ({inside}) store<CHUNK>({address}, out{output}{rest});"
+        return f"if ({inside}) store<CHUNK>({address}, out{output}{self._part});"
 
     # -- expressions -----------------------------------------------------------------------------
 

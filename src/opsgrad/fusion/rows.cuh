@@ -125,6 +125,25 @@ template <int N, class S> DEVICE void store(S* to, const Chunk<S, N>& chunk, i64
   }
 }
 
+// Those that lie within a row of so many entries, where a row begins or ends within the chunk.
+DEVICE bool inside(int column, int length) { return (u32)column < (u32)length; }
+DEVICE bool inside(i64 column, int length) { return 0 <= column && column < length; }
+template <int N, class S, class I> DEVICE Chunk<S, N> load(const S* from, I column, int length) {
+  if (column >= 0 && column + N <= length) return load<N>(from);
+  Chunk<S, N> chunk;
+  UNROLLED for (int v = 0; v < N; ++v)
+    chunk.at[v] = inside(column + v, length) ? from[v] : S();
+  return chunk;
+}
+template <int N, class S, class I>
+DEVICE void store(S* to, const Chunk<S, N>& chunk, I column, int length) {
+  if (column >= 0 && column + N <= length) {
+    store<N>(to, chunk);
+  } else {
+    UNROLLED for (int v = 0; v < N; ++v) if (inside(column + v, length)) to[v] = chunk.at[v];
+  }
+}
+
 // A label as it is compared with places along the row, which are from 0 to 2^31 - 2.
 DEVICE int saturated(i64 x) {
   return x < -1 ? -1 : x > 0x7fffffff ? 0x7fffffff : (int)x;
@@ -280,6 +299,44 @@ struct Maximum {
 struct Minimum {
   real total = infinity();
   METHOD void add(real x) { total = fn_minimum(total, x); }
+};
+
+// e^(x - top), without the rounding error of the difference.
+DEVICE real term(real x, real top) {
+  const real shift = x - top, minus = shift - x;
+  const real error = (x - (shift - minus)) - (top + minus);
+  return fn_exp(shift) * ((real)1 + (fn_isfinite(error) ? error : (real)0));
+}
+// A thread's part of a sum of terms, while the maximum of the row is not known.
+struct Part {
+  real below = 0, block = 0;        // of entries below the highest so far, against the base
+  real at_top = 0, once_below = 0;  // of that one: what counts now, and what will, once it is below
+  METHOD void put_aside() {
+    below += block;
+    block = 0;
+  }
+};
+// The highest entry that a thread has seen. The base that terms are taken against rises more rarely,
+// and then so far that what was added up is lost beside what comes: so errors of scaling never pile
+// up.
+struct Peak {
+  real top = -infinity(), base = -infinity();
+  template <class... P> METHOD void rise(real to, P&... parts) {
+    const real weight = term(top, base);  // NaN if nothing has been seen but -inf, which weighs 0
+    ((parts.below += weight > (real)0 ? parts.once_below * weight : (real)0), ...);
+    ((parts.at_top = parts.once_below = 0), ...);
+    top = fn_maximum(top, to);
+    if (top - base <= (real)32) return;
+    const real scale = term(base, top);
+    ((parts.below *= scale, parts.block *= scale), ...);
+    base = top;
+  }
+  // A thread's part of a sum against the maximum of the whole row.
+  METHOD real settled(const Part& part, real whole) const {
+    const real scale = term(base, whole);
+    if (!(top < whole)) return part.at_top + part.below * scale;
+    return top > -infinity() ? (part.below + part.once_below * term(top, base)) * scale : (real)0;
+  }
 };
 
 template <int LANES, class R> DEVICE void across_lanes(R& r) {

@@ -13,7 +13,7 @@ from cupy._history import history
 
 EMULATOR = Path(__file__).parents[3] / "cuda_emulator"
 LEVEL = os.environ.get("FAKE_CUPY_OPTIMIZE", "-O1")
-COMPILE = ["g++", "-std=c++17", LEVEL, "-ffp-contract=off", "-fPIC", "-w"]
+COMPILE = ["g++", "-std=c++17", LEVEL, "-ffp-contract=off", "-fPIC", "-w", "-fsanitize=alignment"]
 
 
 def compile_using_nvrtc(

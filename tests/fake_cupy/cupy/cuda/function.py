@@ -52,8 +52,9 @@ class Function:
         given = (ctypes.c_longlong * len(numbers))(*numbers)
         backwards = int(os.environ.get("FAKE_CUPY_BACKWARDS", "0"))
         launch = self._module._library.emulated_launch
-        stuck = launch(self._address, *grid, *block, backwards, len(numbers), given)
-        assert not stuck, f"{self._name}: its threads wait for each other"
+        status = launch(self._address, *grid, *block, backwards, len(numbers), given)
+        assert status != 1, f"{self._name}: its threads wait for each other"
+        assert status == 0, f"{self._name}: an address is not a multiple of what is read there"
         for one in args:
             if isinstance(one, _array.ndarray):
                 _array.check_margins(one)

@@ -93,8 +93,28 @@ def test_second_calls_are_direct_and_give_the_same(
     no_long_way()
     same(row.op(*first, **params), expected)
     same(row.op(*second, **params), y)
-    if row.name != "prelu":  # the gradient by alpha is put together by NumPy
-        same(pull(cotangent), gradients)
+    same(pull(cotangent), gradients)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 97, 160, 600])
+@pytest.mark.parametrize("slopes", [(5,), ()], ids=["a slope for each column", "one slope"])
+def test_gradients_that_are_summed_over_rows(
+    slopes: tuple[int, ...], rows: int, dtype: str, no_long_way: Callable[[], None]
+) -> None:
+    rng = np.random.default_rng(rows)
+    x, g = rng.standard_normal((2, rows, 5)).astype(dtype)
+    alpha = rng.random(slopes).astype(dtype)
+    _, pull = og.vjp(og.prelu, x, alpha)
+    first = pull(g)
+    no_long_way()
+    for _ in range(2):
+        _, by_alpha = pull(g)
+        same(by_alpha, first[1])
+        terms = np.where(x < 0, x, 0.0).astype(np.longdouble) * g
+        right = np.sum(terms, axis=0 if slopes else None)
+        size = np.sum(np.abs(terms), axis=0 if slopes else None)
+        assert (np.abs(by_alpha - right) <= 4 * np.finfo(dtype).eps * size).all()
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -402,8 +422,10 @@ def test_nothing_is_leaked() -> None:
     def twice(xp: Any, x: Any, /, *, axis: int = -1) -> Any:
         return x + x, x * x
 
+    _, pull_slopes = og.vjp(og.prelu, x, x[0].copy())
+
     def calls() -> None:
-        twice(x)
+        twice(x), pull_slopes(x)
         function(x, labels), function(x, labels, reduction="mean"), pull(y), og.relu(x)
         function(x, np.full(30, 3)), og.relu(x[::2])
 
@@ -424,7 +446,7 @@ def test_what_numpy_cannot_allocate_is_an_error_without_a_leak() -> None:
 
     x = np.ones(3)
     launch = direct.Launch(0, 1, 3, 0, [0] * 6, 0, 0, None)
-    outputs = [direct.Output((3,), x.dtype), direct.Output((2**61,), x.dtype)]
+    outputs = [direct.Output((3,), x.dtype, False), direct.Output((2**61,), x.dtype, False)]
     call = direct.joined(direct.entry(launch, (x,), outputs, Form(size=2)), None)
     assert call is not None
     last = 0

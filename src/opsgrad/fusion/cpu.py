@@ -271,11 +271,10 @@ class _Call:
     def learnt(self, arrays: tuple[Array | None, ...], form: Form) -> Learnt | None:
         """Return how to call the kernel directly for arrays of this geometry, if it can be.
 
-        Not where the results are nested, or what is summed over rows is put together by NumPy.
+        Not where the results are nested.
         """
         flat = self.single or self.structure == tuple(range(len(self.shapes)))
-        whole = self.outer == 1 and not self.over_rows
-        if not (flat and whole and self._as_they_are(arrays)):
+        if not (flat and self.outer == 1 and self._as_they_are(arrays)):
             return None
         if form.shapes and not self._has_shapes(form.shapes):
             return None
@@ -290,7 +289,10 @@ class _Call:
             {"none": None, "sum": 1.0, "mean": self.values}[self.reduction],
         )
         dtype = np.dtype(self.task.dtype.type)  # which lasts: one that was unpickled need not
-        outputs = [direct.Output(shape, dtype) for shape in self.shapes]
+        outputs = [
+            direct.Output(shape, dtype, number in self.over_rows)
+            for number, shape in enumerate(self.shapes)
+        ]
         if len(arrays) + len(outputs) > direct.MOST_ARRAYS:
             return None
         return functools.partial(direct.joined, direct.entry(launch, arrays, outputs, form))
@@ -298,8 +300,10 @@ class _Call:
     def _has_shapes(self, expected: tuple[tuple[int, ...] | None, ...]) -> bool:
         if len(expected) != len(self.shapes):
             return False
-        pairs = zip(expected, self.shapes, strict=True)
-        return all(wanted is None or wanted == shape for wanted, shape in pairs)
+        return all(
+            wanted is None or wanted == (shape[1:] if number in self.over_rows else shape)
+            for number, (wanted, shape) in enumerate(zip(expected, self.shapes, strict=True))
+        )
 
     def _as_they_are(self, arrays: tuple[Array | None, ...]) -> bool:
         """Whether the kernel takes the arrays as they lie in memory."""

@@ -36,12 +36,13 @@
   i64,                ; 8  bytes of scratch memory
   i64,                ; 9  number of outputs
   i64,                ; 10 length of the tuple that is returned; -1 for the first output alone
-  i64,                ; 11 bytes of a number of the first output, if that is to be summed, or 0
-  double,             ; 12 what the sum is divided by
+  i64,                ; 11 bytes of a number of the outputs
+  double,             ; 12 what the sum of the first output is divided by; 0: it is not summed
   i64,                ; 13 word at which the strides begin
   i64,                ; 14 word at which the arguments are described
   i64,                ; 15 word at which the outputs are described
-  i64                 ; 16 the fewest rows for a thread; 0: the caller alone, which keeps the lock
+  i64,                ; 16 the fewest rows for a thread; 0: the caller alone, which keeps the lock
+  i64                 ; 17 a bit for each output, set where its first axis is to be added up
 }
 ; An argument is described by the number of its data type, -1 for None; how many classes its labels
 ; name, or 0; the number of axes; shape; strides. An output by the address of its data type, its place
@@ -272,6 +273,9 @@ compute:
   %done = call i1 @compute(ptr %header, ptr %entry, ptr %pointers)
   br i1 %done, label %computed, label %no.memory
 computed:
+  %merged = call i1 @merge(ptr %header, ptr %entry, ptr %outputs)
+  br i1 %merged, label %add.up, label %release
+add.up:
   %summed = call i1 @total(ptr %header, ptr %entry, ptr %outputs)
   br i1 %summed, label %give, label %release
 give:
@@ -534,6 +538,127 @@ end:
   ret ptr %tuple
 }
 
+; -- what is added up over rows ----------------------------------------------------------------
+
+; Add up the first axis of the outputs that the entry says.
+define private i1 @merge(ptr %header, ptr %entry, ptr %outputs) {
+  %bits.at = getelementptr %entry, ptr %entry, i64 0, i32 17
+  %bits = load i64, ptr %bits.at
+  %item.at = getelementptr %entry, ptr %entry, i64 0, i32 11
+  %item = load i64, ptr %item.at
+  %word.at = getelementptr %entry, ptr %entry, i64 0, i32 15
+  %word = load i64, ptr %word.at
+  %first = getelementptr i64, ptr %entry, i64 %word
+  br label %each
+each:
+  %number = phi i64 [ 0, %0 ], [ %number.next, %advance ]
+  %left = phi i64 [ %bits, %0 ], [ %left.next, %advance ]
+  %description = phi ptr [ %first, %0 ], [ %description.next, %advance ]
+  %none.left = icmp eq i64 %left, 0
+  br i1 %none.left, label %end, label %one
+one:
+  %dtype = load ptr, ptr %description
+  %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
+  %axes = load i64, ptr %axes.at
+  %shape = getelementptr %description, ptr %description, i64 1
+  %bit = and i64 %left, 1
+  %as.it.is = icmp eq i64 %bit, 0
+  br i1 %as.it.is, label %advance, label %count
+count:
+  %place = phi i64 [ 1, %one ], [ %place.next, %axis ]
+  %length = phi i64 [ 1, %one ], [ %length.next, %axis ]
+  %more.axes = icmp slt i64 %place, %axes
+  br i1 %more.axes, label %axis, label %add
+axis:
+  %size.at = getelementptr i64, ptr %shape, i64 %place
+  %size = load i64, ptr %size.at
+  %length.next = mul i64 %length, %size
+  %place.next = add i64 %place, 1
+  br label %count
+add:
+  %rows = load i64, ptr %shape
+  %object.at = getelementptr ptr, ptr %outputs, i64 %number
+  %parts = load ptr, ptr %object.at
+  %fields = getelementptr i8, ptr %parts, i64 {head}
+  %data = load ptr, ptr %fields
+  %short = icmp eq i64 %item, 4
+  br i1 %short, label %floats, label %doubles
+floats:
+  call void @add_rows_of_float(ptr %data, i64 %rows, i64 %length)
+  br label %replace
+doubles:
+  call void @add_rows_of_double(ptr %data, i64 %rows, i64 %length)
+  br label %replace
+replace:
+  %axes.left = sub i64 %axes, 1
+  %shape.left = getelementptr i64, ptr %shape, i64 1
+  %made = call ptr @empty(ptr %header, i64 %axes.left, ptr %shape.left, ptr %dtype)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %no, label %copy
+copy:
+  %made.fields = getelementptr i8, ptr %made, i64 {head}
+  %to = load ptr, ptr %made.fields
+  %bytes = mul i64 %length, %item
+  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %data, i64 %bytes, i1 false)
+  call void @decrease(ptr %header, ptr %parts)
+  ; A number, where no axis is left, as NumPy returns them.
+  %return.at = getelementptr %header, ptr %header, i64 0, i32 9
+  %return = load ptr, ptr %return.at
+  %result = call ptr %return(ptr %made)
+  store ptr %result, ptr %object.at
+  br label %advance
+advance:
+  %number.next = add i64 %number, 1
+  %left.next = lshr i64 %left, 1
+  %description.next = getelementptr i64, ptr %shape, i64 %axes
+  br label %each
+end:
+  ret i1 true
+no:
+  ret i1 false
+}
+
+; By pairs: the second half of the rows to the first, until one is left.
+{for real in float double}
+define private void @add_rows_of_{real}(ptr %data, i64 %count, i64 %length) {
+  br label %again
+again:
+  %rows = phi i64 [ %count, %0 ], [ %rows.next, %halved ]
+  %several = icmp sgt i64 %rows, 1
+  br i1 %several, label %halve, label %end
+halve:
+  %half = lshr i64 %rows, 1
+  %addends = mul i64 %half, %length
+  %second = getelementptr {real}, ptr %data, i64 %addends
+  br label %each
+each:
+  %place = phi i64 [ 0, %halve ], [ %place.next, %one ]
+  %more = icmp slt i64 %place, %addends
+  br i1 %more, label %one, label %rest
+one:
+  %to = getelementptr {real}, ptr %data, i64 %place
+  %from = getelementptr {real}, ptr %second, i64 %place
+  %before = load {real}, ptr %to
+  %addend = load {real}, ptr %from
+  %sum = fadd {real} %before, %addend
+  store {real} %sum, ptr %to
+  %place.next = add i64 %place, 1
+  br label %each
+rest:
+  %odd = and i64 %rows, 1
+  %rest.from = getelementptr {real}, ptr %second, i64 %addends
+  %rest.count = mul i64 %odd, %length
+  %end.at = getelementptr {real}, ptr null, i64 %rest.count
+  %bytes = ptrtoint ptr %end.at to i64
+  call void @llvm.memmove.p0.p0.i64(ptr %second, ptr %rest.from, i64 %bytes, i1 false)
+  br label %halved
+halved:
+  %rows.next = add i64 %half, %odd
+  br label %again
+end:
+  ret void
+}
+{end}
 ; -- a reduced loss ---------------------------------------------------------------------------
 
 ; Put the sum of the first output in its place, if the entry asks for it.
@@ -549,7 +674,7 @@ define private i1 @total(ptr %header, ptr %entry, ptr %outputs) {
   %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
   %axes = load i64, ptr %axes.at
   %shape = getelementptr %description, ptr %description, i64 1
-  %needless = icmp eq i64 %item, 0
+  %needless = fcmp oeq double %divisor, 0.0
   br i1 %needless, label %end, label %count
 count:
   %place = phi i64 [ 0, %0 ], [ %place.next, %axis ]
@@ -698,3 +823,5 @@ end:
 
 declare double @llvm.vector.reduce.fadd.v8f64(double, <8 x double>)
 declare i1 @llvm.vector.reduce.or.v8i1(<8 x i1>)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)

@@ -14,6 +14,7 @@ import ctypes
 import functools
 import hashlib
 import importlib
+import re
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ class Output(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    parts: bool
+    """Whether its first axis is to be added up."""
 
 
 class Launch(NamedTuple):
@@ -63,7 +66,7 @@ class Launch(NamedTuple):
 def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form: Form) -> Entry:
     """Return the entry for arrays like `inputs`, which are contiguous or None."""
     given = inputs[len(form.bound) :]
-    head = 17
+    head = 18
     arguments = [
         word
         for array, classes in zip(given, form.classes or (0,) * len(given), strict=True)
@@ -72,10 +75,9 @@ def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form
     places = form.places or range(len(outputs))
     results = [
         word
-        for (shape, dtype), place in zip(outputs, places, strict=True)
+        for (shape, dtype, _), place in zip(outputs, places, strict=True)
         for word in (id(dtype), place, len(shape), *shape)
     ]
-    item = 0 if launch.divisor is None else outputs[0].dtype.itemsize
     begin = head + len(launch.strides)
     size = begin + len(arguments) + len(results)
     words = [
@@ -90,12 +92,13 @@ def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form
         launch.scratch,
         len(outputs),
         -1 if form.size is None else form.size,
-        item,
-        *struct.unpack("q", struct.pack("d", launch.divisor or 1.0)),
+        outputs[0].dtype.itemsize,
+        *struct.unpack("q", struct.pack("d", launch.divisor or 0.0)),
         head,
         begin,
         begin + len(arguments),
         launch.grain,
+        sum(one.parts << number for number, one in enumerate(outputs)),
         *launch.strides,
         *arguments,
         *results,
@@ -245,4 +248,9 @@ def _text() -> str:
     numbers = {"head": _HEAD, "type": _HEAD - 8, "most": MOST_ARRAYS, "alignment": _ALIGNMENT}
     for name, number in numbers.items():
         text = text.replace(f"{{{name}}}", str(number))
-    return text
+    return re.sub(r"{for real in (.*)}\n(?s:(.*)){end}\n", _for_each, text)
+
+
+def _for_each(found: "re.Match[str]") -> str:
+    """Write a part of the instructions once for each of the types that it names."""
+    return "".join(found[2].replace("{real}", real) for real in found[1].split())

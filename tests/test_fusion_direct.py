@@ -432,13 +432,13 @@ def test_nothing_is_leaked() -> None:
     calls()
     calls()
     gc.collect()
-    before = [sys.getrefcount(one) for one in watched], sys.getallocatedblocks()
+    before = [*(sys.getrefcount(one) for one in watched), sys.getallocatedblocks()]
     for _ in range(300):
         calls()
     gc.collect()
-    after = [sys.getrefcount(one) for one in watched], sys.getallocatedblocks()
-    assert after[0] == before[0]
-    assert after[1] - before[1] < 150
+    after = [*(sys.getrefcount(one) for one in watched), sys.getallocatedblocks()]
+    # A few come and go meanwhile; what is lost in every call makes 300.
+    assert max(np.subtract(after, before)) < 150
 
 
 def test_what_numpy_cannot_allocate_is_an_error_without_a_leak() -> None:

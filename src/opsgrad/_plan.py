@@ -577,7 +577,7 @@ class Planner:
         backend: str | None,
     ) -> Any:
         """Return the result of a call that has gone the long way before; None for others."""
-        if not given or backend or backend_in_force():
+        if not given or backend is not None or backend_in_force() is not None:
             return None
         try:
             call = self.known.get(

@@ -271,7 +271,7 @@ def _choice(op: str, name: str, value: Any, choices: tuple[Any, ...]) -> Any:
         raise ArgumentError(f"{op}: {name} must be {words}, got {value!r}")
     if value not in choices:
         raise ParameterError(f"{op}: {name} must be {words}, got {value!r}")
-    return value
+    return str(value)  # NumPy's strings as Python's: what is known of one serves the other
 
 
 @constant

@@ -190,12 +190,10 @@ class Plan:
 
     def _classes(self) -> tuple[int, ...]:
         """Return, for each array, how many classes its labels name, 0 where it holds none."""
-        classes = self.every[0].shape[self.parameters["axis"]] if self._has_labels else 0
-        return tuple(classes if one.argument.role is Role.LABELS else 0 for one in self.every)
-
-    @property
-    def _has_labels(self) -> bool:
-        return any(one.argument.role is Role.LABELS for one in self.every)
+        return tuple(
+            self.every[0].shape[self.parameters["axis"]] if one.argument.role is Role.LABELS else 0
+            for one in self.every
+        )
 
     def kernel(self, rule: Rule) -> Kernel | str:
         """Return what the backend offers for a rule, or why it offers nothing."""

@@ -193,29 +193,32 @@ def _load() -> _Native:
     return _Native(np.array(_header(), np.int64), made)
 
 
-def _header() -> list[int]:
+def _header() -> list[int | None]:
+    """Return the words that `direct.ll` calls the header."""
     python = ctypes.pythonapi
-    functions = [
-        ctypes.cast(function, ctypes.c_void_p).value
-        for function in (
-            python.Py_IncRef,
-            python.Py_DecRef,
-            python.PyTuple_New,
-            python.PyTuple_SetItem,
-            python.PyMem_RawMalloc,
-            python.PyMem_RawFree,
-        )
-    ]
     pointer = python.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     numpy = importlib.import_module("numpy._core._multiarray_umath")
     table = ctypes.cast(pointer(numpy._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
-    locks = [
-        ctypes.cast(function, ctypes.c_void_p).value
-        for function in (python.PyEval_SaveThread, python.PyEval_RestoreThread)
+    return [
+        id(np.ndarray),
+        id(None),
+        _address(python.Py_IncRef),
+        _address(python.Py_DecRef),
+        _address(python.PyTuple_New),
+        _address(python.PyTuple_SetItem),
+        _address(python.PyMem_RawMalloc),
+        _address(python.PyMem_RawFree),
+        table[_EMPTY],
+        table[_RETURN],
+        _address(python.PyEval_SaveThread),
+        _address(python.PyEval_RestoreThread),
+        ctypes.addressof(threads.crew_words),
     ]
-    crew = ctypes.addressof(threads.crew_words)
-    return [id(np.ndarray), id(None), *functions, table[_EMPTY], table[_RETURN], *locks, crew]
+
+
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def _arrays_are_as_expected() -> bool:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -456,6 +457,32 @@ def test_the_conformance_suite_passes_through_the_engine() -> None:
         command, check=False, env=settings, capture_output=True, text=True, timeout=1800
     )
     assert run.returncode == 0, run.stdout[-5000:]
+
+
+@needs_llvmlite
+def test_threads_that_ask_at_the_same_time_find_the_same_kernel(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """A thread that comes while another looks for a kernel does not run the body instead."""
+    fresh_engine(monkeypatch)
+    og.softmax(np.zeros((300, 300)))  # compiles
+    x = rng.normal(size=(3, 260))
+    meanwhile: list[np.ndarray] = []
+
+    class Known(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            found = super().get(key, default)
+            if not meanwhile:
+                meanwhile.append(x)  # the other thread's place
+                with ThreadPoolExecutor(1) as pool:
+                    meanwhile[0] = pool.submit(og.softmax, x).result()
+            return found
+
+    monkeypatch.setattr(_engine, "_known", Known(_engine._known))
+    og.softmax._planner.describe()  # forget that there is a kernel
+    found = og.softmax(x)
+    np.testing.assert_array_equal(meanwhile[0], found)
+    np.testing.assert_array_equal(og.softmax(x), found)
 
 
 @needs_llvmlite

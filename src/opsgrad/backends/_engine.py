@@ -55,9 +55,10 @@ class Offered:
         self._asked: tuple[Form, Callable[[Learnt], None]] | None = None
 
     def __call__(self, *arrays: Array | None) -> Any:
-        if len(_known) != self._seen:  # something was compiled since: perhaps this
-            self._seen = len(_known)
+        number = len(_known)
+        if number != self._seen:  # something was compiled since: perhaps this
             self._compiled = _known.get(self.key)
+            self._seen = number  # last: to another thread it says that the line above is done
         if self._compiled is None:
             for array in arrays:
                 if array is not None and array.size >= FROM:
@@ -68,8 +69,10 @@ class Offered:
         out = self._compiled(*arrays)
         if out is None:
             return self.fallback(*arrays)
-        if self._asked is not None:
-            self._tell(arrays, *self._asked)
+        asked = self._asked  # once: another thread may have told meanwhile
+        if asked is not None:
+            self._asked = None
+            self._tell(arrays, *asked)
         return out
 
     def ask(self, form: Form, told: Callable[[Learnt], None]) -> None:
@@ -79,7 +82,6 @@ class Offered:
     def _tell(
         self, arrays: tuple[Array | None, ...], form: Form, told: Callable[[Learnt], None]
     ) -> None:
-        self._asked = None
         learnt = self._compiled.learnt(arrays, form)
         if learnt is not None:
             told(learnt)
@@ -94,7 +96,7 @@ class Offered:
 
         if len(_known) >= MOST_KNOWN:
             _known.clear()
-        alike = sum(key[0] is self.work.function for key in _known)
+        alike = sum(key[0] is self.work.function for key in list(_known))
         if alike >= MOST_PARAMETERS or tables.why_not(self.task, sums_over_rows=True):
             return _known.setdefault(self.key, nothing)
         return _known.setdefault(self.key, cpu.Fused(self.task, FROM))

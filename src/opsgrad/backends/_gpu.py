@@ -44,16 +44,17 @@ def offer(work: Work, fallback: Callable[..., Any]) -> Kernel | str:
 
 
 def _fused(key: Any, work: Work, task: Any) -> Any:
-    if key not in _known:
-        if len(_known) >= MOST_KNOWN:
-            _known.clear()
-        if sum(other[0] is work.function for other in _known) >= MOST_PARAMETERS:
-            return None
-        from opsgrad.fusion import cuda
+    found = _known.get(key)
+    if found is not None:
+        return found
+    if len(_known) >= MOST_KNOWN:
+        _known.clear()
+    if sum(other[0] is work.function for other in list(_known)) >= MOST_PARAMETERS:
+        return None
+    from opsgrad.fusion import cuda
 
-        name = f"{work.op}_{work.role}" if work.op.isidentifier() else "kernel"
-        _known[key] = cuda.Fused(task, f"opsgrad_{name}")
-    return _known[key]
+    name = f"{work.op}_{work.role}" if work.op.isidentifier() else "kernel"
+    return _known.setdefault(key, cuda.Fused(task, f"opsgrad_{name}"))
 
 
 class _OnCupy:

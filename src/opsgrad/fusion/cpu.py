@@ -73,7 +73,7 @@ class Fused:
             entries = math.prod(geometry.table)
             variant = (geometry.kinds, geometry.across)
             if entries < self.compile_from and not any(
-                known[:2] == variant for known in self._compiled
+                known[:2] == variant for known in list(self._compiled)
             ):
                 return None  # not kept: the kernel may be there next time
             contiguous = all(

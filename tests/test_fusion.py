@@ -250,7 +250,7 @@ def test_no_entry_beside_the_row_is_touched(dtype: str, length: int, rows: int) 
     guarded = [np.full(count + 128, 7.0, dtype) for count in (rows * length, rows)]
     places = [x.ctypes.data, x.ctypes.data, *(one[64:].ctypes.data for one in guarded)]
     pointers = (ctypes.c_void_p * 4)(*places)
-    threads.run(call.address, rows, length, pointers, call.strides, call.scratch, call.grain)
+    threads.run(call.kernel.address, rows, length, pointers, call.strides, call.scratch, call.grain)
     for one in guarded:
         assert (one[:64] == 7.0).all()
         assert (one[-64:] == 7.0).all()

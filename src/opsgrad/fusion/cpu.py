@@ -4,11 +4,11 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from opsgrad.fusion import direct, threads
+from opsgrad.fusion import direct, long_row, threads
 from opsgrad.fusion.form import Form, Learnt
 from opsgrad.fusion.program import (
     SHORT,
@@ -40,6 +40,18 @@ ALONE = 1 << 14
 MOST_CALLS = 256
 
 
+class Whole(NamedTuple):
+    """A kernel for whole rows."""
+
+    address: int
+    entry: Callable[..., None]
+    """It, and the team, as a function of NumPy's own objects."""
+
+
+Kernel = Whole | long_row.Compiled
+Compiled = tuple[Program, Kernel, Trace]
+
+
 class Fused:
     """A body or rule as a callable on NumPy arrays; it compiles what it needs when it needs it."""
 
@@ -47,7 +59,8 @@ class Fused:
         self.task = task
         self.compile_from = compile_from
         self._calls: dict[Any, _Call | None] = {}
-        self._compiled: dict[Any, tuple[Program, Any, Trace]] = {}
+        self._compiled: dict[Any, Compiled] = {}
+        self._cuts: dict[Any, Compiled | None] = {}
         self._direct: Callable[..., Any] | None = None
 
     def __call__(self, *arrays: Array | None) -> Any:
@@ -94,14 +107,14 @@ class Fused:
     def _call(self, geometry: Geometry, contiguous: bool, *, sums_up: bool) -> "_Call | None":
         length = PIECE if geometry.flat else geometry.table[geometry.axis]
         try:
-            program, kernel, traced = self._kernel(geometry, length)
+            program, kernel, traced = self._cut(geometry) or self._kernel(geometry, length)
         except (UntraceableError, RuntimeError):  # LLVM, or the system, may refuse
             return None
         if Kind.NUMBER in traced.kinds and not sums_up:
             return None
         return _Call(self.task, geometry, program, kernel, traced, contiguous)
 
-    def _kernel(self, geometry: Geometry, length: int) -> tuple[Program, Any, Trace]:
+    def _kernel(self, geometry: Geometry, length: int) -> Compiled:
         row = length * _rows_at_once(self.task, geometry) * self.task.dtype.itemsize
         paged = _paged(geometry, self.task.dtype.itemsize)
         for roomy in (True, False):
@@ -112,14 +125,48 @@ class Fused:
                 break
         return self._compiled[key]
 
-    def _compile(self, geometry: Geometry, roomy: bool) -> tuple[Program, Any, Trace]:
-        from opsgrad.fusion import compiler
+    def _cut(self, geometry: Geometry) -> Compiled | None:
+        """Return what computes a long row in parts; None for other rows."""
+        entries = math.prod(geometry.table)
+        single = entries == geometry.table[geometry.axis] and not geometry.flat
+        if not single or entries < long_row.FROM:
+            return None
+        if geometry.kinds not in self._cuts:
+            self._cuts[geometry.kinds] = self._compile_cut(geometry)
+        return self._cuts[geometry.kinds]
 
+    def _compile_cut(self, geometry: Geometry) -> Compiled | None:
+        from opsgrad.fusion import compiler
+        from opsgrad.fusion.llvm import Printer
+
+        traced, picked = self._traced(geometry)
+        stages = long_row.stages(picked, inputs_of(self.task, geometry.kinds))
+        if stages is None:
+            return None
+        width = WIDTH[self.task.dtype]
+        kernels = [
+            compiler.load(
+                f"{stage.program.key}\n{stage.inputs}\n{self.task.dtype} {width} along",
+                Printer(stage.program, stage.inputs, width).print,
+            )
+            for stage in stages
+        ]
+        program = schedule(picked, scratch=False)
+        return program, long_row.Compiled(stages, tuple(kernels)), traced
+
+    def _traced(self, geometry: Geometry) -> tuple[Trace, Trace]:
+        """Return what the task computes, as it says and as a program does it."""
         inputs = inputs_of(self.task, geometry.kinds)
         traced = trace_of(self.task, inputs, sums_over_rows=True)
         reduces = self.task.parameters.get("reduction", "none") != "none"
-        summed = in_parts(traced.summed() if reduces else traced)
-        program = schedule(with_picks(summed), scratch=roomy)
+        return traced, with_picks(in_parts(traced.summed() if reduces else traced))
+
+    def _compile(self, geometry: Geometry, roomy: bool) -> Compiled:
+        from opsgrad.fusion import compiler
+
+        inputs = inputs_of(self.task, geometry.kinds)
+        traced, picked = self._traced(geometry)
+        program = schedule(picked, scratch=roomy)
         width = WIDTH[self.task.dtype]
 
         tiled = not program.scratch and _paged(geometry, self.task.dtype.itemsize)
@@ -139,7 +186,7 @@ class Fused:
         count = len(inputs) + len(program.outputs)
         pointer = ctypes.c_void_p
         entry = ctypes.CFUNCTYPE(None, *[pointer] * 3, ctypes.c_int64, *[pointer] * (1 + count))
-        return program, (kernel, entry(call)), traced
+        return program, Whole(kernel, entry(call)), traced
 
 
 def _rows_at_once(task: Task, geometry: Geometry) -> int:
@@ -168,13 +215,13 @@ class _Call:
         task: Task,
         geometry: Geometry,
         program: Program,
-        kernel: Any,
+        kernel: Kernel,
         traced: Trace,
         contiguous: bool,
     ) -> None:
         self.task = task
         self.geometry = geometry
-        self.address, self.entry = kernel
+        self.kernel = kernel
         self.structure = traced.structure
         table, axis = geometry.table, geometry.axis
         shapes = shapes_of(geometry)
@@ -254,13 +301,15 @@ class _Call:
             pairs = zip(arrays, self.kinds, strict=False)
             arrays = tuple([_NOTHING if a is None else _contiguous(a, kind) for a, kind in pairs])
         outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
-        if self.outer > 1:
-            self._run_parts((*arrays, *outputs))
+        if isinstance(self.kernel, long_row.Compiled):
+            self.kernel.run((*arrays, *outputs))
+        elif self.outer > 1:
+            self._run_parts(self.kernel.address, (*arrays, *outputs))
         else:
             helpers, team, run, _ = threads.crew()
             memory = threads.memory_of_thread(self.scratch) if self.scratch else None
             every = (*map(id, arrays), *map(id, outputs))
-            self.entry(self.block_at, run, team, helpers, memory, *every)
+            self.kernel.entry(self.block_at, run, team, helpers, memory, *every)
         return self._result(outputs)
 
     @property
@@ -276,10 +325,12 @@ class _Call:
         flat = self.single or self.structure == tuple(range(len(self.shapes)))
         if not (flat and self.outer == 1 and self._as_they_are(arrays)):
             return None
+        if isinstance(self.kernel, long_row.Compiled):
+            return None
         if form.shapes and not self._has_shapes(form.shapes):
             return None
         launch = direct.Launch(
-            self.address,
+            self.kernel.address,
             self.rows,
             self.length,
             self.rest,
@@ -310,8 +361,8 @@ class _Call:
         pairs = zip(arrays, self.kinds, strict=False)
         return all(a is None or _contiguous(a, kind) is a for a, kind in pairs)
 
-    def _run_parts(self, arrays: Sequence[Any]) -> None:
-        """Run the kernel on each of the parts that lie one after the other in all arrays."""
+    def _run_parts(self, address: int, arrays: Sequence[Any]) -> None:
+        """Run a kernel on each of the parts that lie one after the other in all arrays."""
         for part in range(self.outer):
             offsets = [
                 0 if kind in (None, Kind.NUMBER, Kind.COLUMN) else part * (a.nbytes // self.outer)
@@ -320,7 +371,7 @@ class _Call:
             places = [a.ctypes.data + offset for a, offset in zip(arrays, offsets, strict=True)]
             pointers = (ctypes.c_void_p * len(places))(*places)
             threads.run(
-                self.address,
+                address,
                 self.rows,
                 self.length,
                 pointers,

@@ -1,5 +1,6 @@
 """Bodies and rules as tasks for an engine, and how the arrays of a call are taken as a table."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def table_of(task: Task, arrays: Sequence[Any]) -> Geometry | None:
     flat = task.elementwise and set(kinds) <= {Kind.TABLE, Kind.NUMBER, None}
     if not flat and table[axis] >= 1 << 31:
         return None  # columns have 32 bits
-    across = axis != -1 and not flat
+    across = math.prod(table[axis:][1:]) > 1 and not flat
     return Geometry(table, axis, tuple(kinds), across, flat)
 
 

@@ -382,6 +382,7 @@ def test_a_child_forked_while_the_team_is_at_work() -> None:
         def work():
             while go:
                 call(kernel, 1000, length=50)
+        call(kernel, 1000, length=50)  # imports: a child forked inside one waits for it for ever
         workers = [python_threads.Thread(target=work) for _ in range(2)]
         for worker in workers: worker.start()
         states = {child() for _ in range(20)}

@@ -27,9 +27,24 @@ CALL = "call"
 # Reentrant and held over every fork: a child must find neither LLVM nor the lock in use by a thread
 # that it does not have.
 _LOCK = threading.RLock()
+_own = threading.local()
+
+
+def _before_fork() -> None:
+    _LOCK.acquire()
+    _own.forks = True
+
+
+def _after_fork() -> None:
+    # Another thread may have imported this module after this one had begun to fork.
+    if getattr(_own, "forks", False):
+        _own.forks = False
+        _LOCK.release()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )
 
 
@@ -49,6 +64,23 @@ def load_all(key: str, text: Callable[[], str], symbols: tuple[str, ...]) -> tup
         return _compiler().load(key, text, symbols)
 
 
+def kept(key: str, make: Callable[[], bytes]) -> bytes:
+    """Return object code from the disk, or else made and kept there, for an engine of one's own.
+
+    Without the lock, which whoever forks holds while it waits for the team's.
+    """
+    store, digest = Store(chosen_directory()), _digest(key)
+    code = store.read(digest)
+    if code is None:
+        code = make()
+        store.write(digest, code)
+    return code
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(repr((host(), key)).encode()).digest()
+
+
 class Compiler:
     """Compiles for this processor, keeps the object code in a store, and links it.
 
@@ -58,7 +90,6 @@ class Compiler:
     def __init__(self, store: Store) -> None:
         llvm.initialize_native_target()
         self._store = store
-        self._host = host()
         self._machine = _machine()
         self._engine = llvm.create_lljit_compiler(self._machine, use_jit_link=True)
         self._addresses: dict[str, tuple[int, ...]] = {}
@@ -72,7 +103,7 @@ class Compiler:
         return self._addresses[key]
 
     def _load(self, key: str, text: Callable[[], str], symbols: tuple[str, ...]) -> tuple[int, ...]:
-        digest = hashlib.sha256(repr((self._host, key)).encode()).digest()
+        digest = _digest(key)
         stored = self._store.read(digest)
         if stored is not None:
             with contextlib.suppress(RuntimeError):
@@ -106,6 +137,7 @@ class Compiler:
         return tuple(int(linked[symbol]) for symbol in symbols)
 
 
+@functools.cache
 def host() -> tuple[str, ...]:
     """Return what object code depends on, beside the program."""
     return (

@@ -137,22 +137,24 @@ class Fused:
 
     def _compile_cut(self, geometry: Geometry) -> Compiled | None:
         from opsgrad.fusion import compiler
-        from opsgrad.fusion.llvm import Printer
 
         traced, picked = self._traced(geometry)
         stages = long_row.stages(picked, inputs_of(self.task, geometry.kinds))
         if stages is None:
             return None
         width = WIDTH[self.task.dtype]
-        kernels = [
-            compiler.load(
-                f"{stage.program.key}\n{stage.inputs}\n{self.task.dtype} {width} along",
-                Printer(stage.program, stage.inputs, width).print,
-            )
-            for stage in stages
-        ]
-        program = schedule(picked, scratch=False)
-        return program, long_row.Compiled(stages, tuple(kernels)), traced
+
+        def kernel(stage: long_row.Stage) -> int:
+            def text() -> str:
+                from opsgrad.fusion.llvm import Printer
+
+                return Printer(stage.program, stage.inputs, width).print()
+
+            key = f"{stage.program.key}\n{stage.inputs}\n{self.task.dtype} {width} along"
+            return compiler.load(key, text)
+
+        cut = long_row.Compiled(stages, tuple(map(kernel, stages)))
+        return schedule(picked, scratch=False), cut, traced
 
     def _traced(self, geometry: Geometry) -> tuple[Trace, Trace]:
         """Return what the task computes, as it says and as a program does it."""

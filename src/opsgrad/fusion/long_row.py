@@ -141,8 +141,7 @@ class Compiled(NamedTuple):
         places += [totals[number:].ctypes.data for number in range(len(totals))]
         known = 0
         for stage, kernel in zip(self.stages, self.kernels, strict=True):
-            of_row = Kind.TABLE not in {one.kind for one in stage.inputs}
-            cut = _Cut(stage, places, 1 if of_row else length, dtype)
+            cut = _Cut(stage, places, length, dtype)
             cut.run(kernel)
             for reduction, parts in zip(stage.reductions, cut.partial, strict=True):
                 with np.errstate(all="ignore"):
@@ -156,10 +155,10 @@ class _Cut:
     def __init__(
         self, stage: Stage, places: Sequence[int], length: int, dtype: np.dtype[Any]
     ) -> None:
-        self.parts, self.rest = divmod(length, PART)
+        kinds = [*(one.kind for one in stage.inputs), *stage.program.kinds]
+        self.parts, self.rest = divmod(length if Kind.TABLE in kinds else 1, PART)
         reductions = len(stage.reductions)
         self.partial = np.empty((reductions, self.parts + (self.rest > 0)), dtype)
-        kinds = [*(one.kind for one in stage.inputs), *stage.program.kinds]
         self.places = [places[number] for number in (*stage.sources, *stage.targets)]
         # From part to part, and from entry to entry.
         self.strides = [

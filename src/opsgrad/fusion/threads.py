@@ -21,6 +21,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import signal
 import threading
 import time
@@ -321,25 +322,35 @@ def _code() -> _Code | None:
 def _compile() -> _Code:
     import llvmlite.binding as llvm
 
+    from opsgrad.fusion import compiler
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(_text(platform.machine()))
-    module.verify()
+    text = _text(platform.machine())
     # LLVM ends the process over a name that it cannot resolve; here a missing one is an error.
     library = ctypes.CDLL(None)
-    for function in module.functions:
-        if function.is_declaration and not function.name.startswith("llvm."):
-            address = ctypes.cast(getattr(library, function.name), ctypes.c_void_p).value
-            llvm.add_symbol(function.name, address)
+    for name in re.findall(r"^declare .*@(\w+)\(", text, re.MULTILINE):
+        llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2, jit=True)
-    engine = llvm.create_mcjit_compiler(module, machine)
+    # To compile it takes 24 ms, as long as to load LLVM.
+    code = compiler.kept(f"team\n{text}", lambda: _object_code(text, machine))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     kinds = {"new": _NEW, "grow": _GROW, "stop": _STOP, "run": _RUN}
     addresses = {name: engine.get_function_address(f"opsgrad_team_{name}") for name in kinds}
     functions = {name: kind(addresses[name]) for name, kind in kinds.items()}
-    code = _Code(**functions, run_at=addresses["run"])
     # Never freed: workers may run this code until the process is gone.
     engine.detach()
+    return _Code(**functions, run_at=addresses["run"])
+
+
+def _object_code(text: str, machine: Any) -> bytes:
+    import llvmlite.binding as llvm
+
+    module = llvm.parse_assembly(text)
+    module.verify()
+    code: bytes = machine.emit_object(module)
     return code
 
 

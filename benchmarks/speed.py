@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import LOSS, VALUE, Case, Inputs, inputs
+from benchmarks.cases import LOSS, VALUE, VJP, Case, Inputs, inputs
 from benchmarks.contestants import contestants
 from benchmarks.timing import time_by_turns
 
@@ -18,6 +18,12 @@ MOST_SECONDS, LEAST_SECONDS = 1.5, 0.1
 """What a group gets at most and at least, whatever the time that is left."""
 POWERS = (*range(10, 27, 2), 27)
 ROW = 1024
+RAGGED = (100, 127, 1537, 32003)
+"""Lengths of rows that are no multiple of anything."""
+NUMBERS = 2**22
+"""How many there are in all of them."""
+SINGLE = 10**8
+"""How many there are in a single row."""
 BYTES_A_NUMBER = 64
 """Memory that the largest contestant needs for each number of float32, with its temporaries."""
 
@@ -68,10 +74,22 @@ def bytes_moved(case: Case, given: Inputs) -> int:
 
 
 def scaled() -> list[Case]:
-    """Return the cases that grow, as far as memory goes."""
-    sizes = [2**power for power in POWERS if 2**power * BYTES_A_NUMBER < _free_memory()]
+    """Return the cases that grow, as far as memory goes, and those of odd and single rows."""
+    sizes = [2**power for power in POWERS if _fits(2**power)]
     flat = [Case("sigmoid", VALUE, (n,), "float32") for n in sizes]
-    return flat + [Case("softmax", VALUE, (n // ROW, ROW), "float32") for n in sizes]
+    rows = [Case("softmax", VALUE, (n // ROW, ROW), "float32") for n in sizes]
+    loss = "softmax_cross_entropy_with_integer_labels"
+    odd = [
+        Case(op, role, (NUMBERS // length, length), "float32")
+        for op, role in (("softmax", VALUE), ("softmax", VJP), (loss, LOSS))
+        for length in RAGGED
+    ]
+    single = [Case(op, VALUE, (SINGLE,), "float32") for op in ("softmax", "logsumexp", "l2_norm")]
+    return flat + rows + odd + single * _fits(SINGLE)
+
+
+def _fits(numbers: int) -> bool:
+    return numbers * BYTES_A_NUMBER < _free_memory()
 
 
 def _free_memory() -> int:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from opsgrad.fusion.functions import I64
+from opsgrad.fusion.functions import I1, I64
 from opsgrad.fusion.lanes import AcrossRows, combine
 from opsgrad.fusion.llvm import BLOCK, Inverse, Printer
-from opsgrad.fusion.program import TILE, UNROLL, Phase, Program
+from opsgrad.fusion.program import TILE, UNROLL, Guard, Phase, Program
 
 RUN = 8
 """How many entries of its rows a strip of a tile is computed for at a time, of all tables together:
@@ -74,6 +74,16 @@ class TilePrinter(Printer):
             yield
 
     def _phase(self, phase: Phase) -> None:
+        self._begin_phase(phase)
+        if phase.guard is None:
+            self._passes(phase)
+        else:
+            with self.builder.if_then(self._needed_by_tile(phase.guard)):
+                self._passes(phase)
+        self.known.update(phase.reductions)
+
+    def _begin_phase(self, phase: Phase) -> None:
+        """Find what a phase needs of each row; its reductions begin."""
         with self._strips():
             self._prepare(phase)
             for number in [n for n in self.rows if n in self.places.keys() - self.known]:
@@ -87,11 +97,21 @@ class TilePrinter(Printer):
                 self._clear(number, self.places[number])
         self.known.update(n for n in self.rows if n in self.places)
         self.known_inverses.update(n for n in self.inverses if n in self.inverted)
+
+    def _needed_by_tile(self, guard: Guard) -> Any:
+        """Return whether a row of the tile needs what is guarded."""
+        b, needed = self.builder, self._variable(I1)
+        b.store(I1(0), needed)
+        with self._strips():
+            b.store(b.or_(b.load(needed, typ=I1), self._needed(guard)), needed)
+        return b.load(needed, typ=I1)
+
+    def _passes(self, phase: Phase) -> None:
+        """Print what a phase does along the rows."""
         if phase.reductions:
             self._phase_in_blocks(phase)
         else:
             self._runs(phase, I64(0), self.frame.length)
-        self.known.update(phase.reductions)
 
     def _phase_in_blocks(self, phase: Phase) -> None:
         """Print a phase that reduces: sums stay short, as they do along a row."""

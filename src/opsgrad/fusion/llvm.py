@@ -15,7 +15,7 @@ from llvmlite import ir
 from opsgrad.fusion.functions import BINARY, COMPARISONS, FORMATS, I1, I32, I64, UNARY, Functions
 from opsgrad.fusion.graph import Node
 from opsgrad.fusion.lanes import POINTER, AcrossRows, AlongRow, Frame, Lanes, ShortRows, combine
-from opsgrad.fusion.program import SHORT, TOGETHER, UNROLL, Phase, Place, Program
+from opsgrad.fusion.program import SHORT, TOGETHER, UNROLL, Guard, Phase, Place, Program
 from opsgrad.fusion.trace import BOOLEAN, INTEGER, Kind
 
 BLOCK = 16
@@ -129,7 +129,10 @@ class Printer:
     def _row(self, lanes: Lanes) -> None:
         self._begin(lanes)
         for phase in self.program.phases:
-            self._phase(phase)
+            if phase.guard is None:
+                self._phase(phase)
+            else:
+                self._guarded(phase, phase.guard)
         self._store_row()
 
     def _begin(self, lanes: Lanes) -> None:
@@ -171,6 +174,37 @@ class Printer:
         for number, variables in totals.items():
             values = [self.builder.load(variable, typ=self.vector.real) for variable in variables]
             self.rows[number] = self.lanes.reduced(self.graph.nodes[number].kind, values)
+
+    def _guarded(self, phase: Phase, guard: Guard) -> None:
+        """Print a phase that is skipped where no row at hand needs it."""
+        b = self.builder
+        needed = self._needed(guard)
+        rows, inverses, before = dict(self.rows), dict(self.inverses), b.block
+        with b.if_then(needed):
+            self._phase(phase)
+            found = {number: self.rows[number] for number in phase.reductions}
+            inside = b.block
+        # What else has been computed inside is not there where the phase is skipped.
+        self.rows, self.inverses = rows, inverses
+        for number, values in found.items():
+            self.rows[number] = []
+            for value in values:
+                either = b.phi(value.type)
+                either.add_incoming(value, inside)
+                either.add_incoming(ir.Constant(value.type, None), before)
+                self.rows[number].append(either)
+
+    def _needed(self, guard: Guard) -> Any:
+        """Return whether a row at hand needs what is guarded."""
+        b, width = self.builder, self.lanes.row.width
+        holds = self._row_value(guard.condition)
+        any_row = functools.reduce(b.or_, holds if guard.holds else map(b.not_, holds))
+        if self.frame.mask is not None:
+            any_row = b.and_(any_row, self.frame.mask)
+        if width > 1:
+            bits = ir.IntType(width)
+            any_row = b.icmp_unsigned("!=", b.bitcast(any_row, bits), bits(0))
+        return any_row
 
     def _along_the_row(self, phase: Phase, totals: Variables, sums: Variables) -> None:
         b, step = self.builder, self.width * UNROLL

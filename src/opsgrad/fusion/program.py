@@ -36,6 +36,15 @@ class Place(NamedTuple):
     number: int
 
 
+class Guard(NamedTuple):
+    """A condition known for a whole row, without which a value is not used."""
+
+    condition: int
+    """Its node."""
+    holds: bool
+    """Whether the value is used where the condition holds, or where it does not."""
+
+
 class Phase(NamedTuple):
     """One pass along the row; all entries are numbers of nodes."""
 
@@ -47,6 +56,8 @@ class Phase(NamedTuple):
     """What is written down for later phases."""
     stored: tuple[int, ...]
     """The numbers of the outputs that are written."""
+    guard: Guard | None
+    """Where the pass is needed; elsewhere it may be skipped, whatever its reductions are then."""
 
 
 class Program(NamedTuple):
@@ -191,12 +202,17 @@ def _schedule(trace: Trace, again: set[int]) -> Program:
         drafts.append((steps, reduced, stored))
         computed.update(steps)
     places = _places(trace, drafts, kept)
+    guards = _guards(trace)
     phases = []
     done: set[int] = set()
     for steps, reduced, stored in drafts:
-        fresh = [n for n in steps if n in places and n not in done]
+        fresh = tuple((n, places[n]) for n in steps if n in places and n not in done)
         done.update(steps)
-        phases.append(Phase(steps, reduced, tuple((n, places[n]) for n in fresh), stored))
+        guard = None
+        if not (fresh or stored):  # what is written is there for whoever reads it
+            common = frozenset.intersection(*(guards[n] for n in reduced))
+            guard = min(common, default=None)
+        phases.append(Phase(steps, reduced, fresh, stored, guard))
     scratch = 1 + max((p.number for p in places.values() if not p.output), default=-1)
     return Program(graph, tuple(phases), trace.outputs, trace.kinds, places, scratch)
 
@@ -208,6 +224,32 @@ def _levels(graph: Graph) -> list[int]:
         below = max((level[n] for n in node.arguments), default=0)
         level.append(below + (node.kind in REDUCTIONS))
     return level
+
+
+def _guards(trace: Trace) -> dict[int, frozenset[Guard]]:
+    """Return for each node that is needed what holds in every row where it is used.
+
+    That is so for what goes through one side of a `where` alone whose condition is the same along
+    the row. No branch is worth a condition of labels: hardly any label names no class.
+    """
+    graph = trace.graph
+    guards: dict[int, frozenset[Guard]] = dict.fromkeys(trace.outputs, frozenset())
+    for number in reversed(list(graph.cone(trace.outputs, lambda number: False))):
+        node = graph.nodes[number]
+        for place, argument in enumerate(node.arguments):
+            here = guards[number]
+            if node.kind == "where" and place > 0 and _guards_rows(graph, node.arguments[0]):
+                here |= {Guard(node.arguments[0], place == 1)}
+            guards[argument] = guards.get(argument, here) & here
+    return guards
+
+
+def _guards_rows(graph: Graph, condition: int) -> bool:
+    """Whether a condition is the same along the row and depends on more than labels."""
+    if graph.nodes[condition].columns:
+        return False
+    cone = graph.cone((condition,), lambda number: False)
+    return any(graph.nodes[n].dtype == graph.dtype and graph.nodes[n].rows for n in cone)
 
 
 def _expensive(graph: Graph, kept: set[int]) -> set[int]:
@@ -283,13 +325,20 @@ class _Listing:
         for count, phase in enumerate(self.program.phases):
             taken = (n for n in phase.steps + phase.reductions for n in self.nodes[n].arguments)
             yield from self._once((*taken, *(self.program.outputs[n] for n in phase.stored)))
-            yield f"phase {count}, along the row:"
+            yield from self._header(count, phase.guard)
             yield from self._phase(phase)
         for number, kind in enumerate(self.program.kinds):
             if kind not in (Kind.TABLE, Kind.COLUMN):
                 node = self.program.outputs[number]
                 yield from self._once((node,))
                 yield f"  output{number} = {self._name(node)}"
+
+    def _header(self, count: int, guard: Guard | None) -> Iterator[str]:
+        where = ""
+        if guard is not None:
+            yield from self._once((guard.condition,))
+            where = f", where {'' if guard.holds else 'not '}{self._name(guard.condition)}"
+        yield f"phase {count}, along the row{where}:"
 
     def _once(self, roots: Iterable[int]) -> Iterator[str]:
         """Yield the steps that are taken once for a row, for what `roots` need."""

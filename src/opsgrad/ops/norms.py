@@ -12,6 +12,8 @@ from opsgrad.ops._rows import drop_axis, insert_axis, row_max
 
 def _norm(xp: Namespace, x: Array, p: float, axis: int) -> Array:
     """Return the p-norm along `axis`, which is kept."""
+    if p == 2.0:
+        return _euclidean(xp, x, axis)
     size = xp.abs(x)
     if p == 1.0:
         return xp.sum(size, axis=axis, keepdims=True)
@@ -19,8 +21,51 @@ def _norm(xp: Namespace, x: Array, p: float, axis: int) -> Array:
     if p == math.inf:
         return top
     ratio, scale = _scaled(xp, size, top, p)
-    total = xp.sum(_power(xp, ratio, p), axis=axis, keepdims=True)
+    total = xp.sum(xp.pow(ratio, xp.full_like(ratio, p)), axis=axis, keepdims=True)
     return xp.where(xp.isinf(top), top, _root(xp, total, p, scale))
+
+
+def _euclidean(xp: Namespace, x: Array, axis: int) -> Array:
+    """Return the square root of the sum of squares along `axis`, which is kept.
+
+    Squares are summed as they are. That tells where they have overflowed, or may have lost digits
+    to underflow: less than an eighth of a unit in the last place is lost of sums beyond `least`, up
+    to 2^33 squares. Only there they are needed again, of entries brought away from the ends of the
+    range, and a kernel skips that pass in all other rows.
+    """
+    info = xp.finfo(x.dtype)
+    least = float(info.smallest_normal) / float(info.eps) * 2.0**37
+    total = _sum_of_squares(xp, x, axis)
+    small, large = total < least, ~(total < math.inf)  # large, if NaN
+    lift = _lift(xp, small, large, total)
+    again = _sum_of_squares(xp, x * lift, axis)
+    # The factor is a power of two, chosen and not divided by: XLA flushes subnormal inverses.
+    return xp.sqrt(xp.where(small | large, again, total)) * _lift(xp, large, small, total)
+
+
+def _sum_of_squares(xp: Namespace, x: Array, axis: int) -> Array:
+    return xp.sum(xp.square(x), axis=axis, keepdims=True)
+
+
+def _lift(xp: Namespace, small: Array, large: Array, like: Array) -> Array:
+    """Return a large power of two where numbers are small, its inverse where large, and else 1.
+
+    Squares of what is lifted neither overflow nor underflow: from the smallest subnormal number up,
+    and down from the largest, 2^33 and more of them.
+    """
+    power, one = 90.0 if xp.finfo(like.dtype).bits == 32 else 700.0, xp.ones_like(like)
+    return xp.where(small, 2.0**power * one, xp.where(large, 2.0**-power * one, one))
+
+
+def _direction(xp: Namespace, x: Array, y: Array, axis: int) -> Array:
+    """Return x divided by its Euclidean norm: 0 at the zero vector, NaN with an infinite entry."""
+    least = float(xp.finfo(y.dtype).smallest_normal)
+    # Elsewhere y has lost digits, or has overflowed, or XLA would flush its inverse to zero.
+    small, large = y < least, ~(y <= 1.0 / least)
+    lifted = x * _lift(xp, small, large, y)
+    again = xp.sqrt(_one_for_zero(xp, _sum_of_squares(xp, lifted, axis)))
+    norm = xp.where(small | large, again, y)
+    return lifted / (norm + (norm - norm))  # NaN for inf
 
 
 def _scaled(xp: Namespace, size: Array, top: Array, p: float) -> tuple[Array, Array]:
@@ -48,14 +93,8 @@ def _one_for_zero(xp: Namespace, x: Array) -> Array:
     return xp.where(x == 0, xp.ones_like(x), x)
 
 
-def _power(xp: Namespace, ratio: Array, p: float) -> Array:
-    return xp.square(ratio) if p == 2.0 else xp.pow(ratio, xp.full_like(ratio, p))
-
-
 def _root(xp: Namespace, total: Array, p: float, scale: Array) -> Array:
     """Return scale · total^(1/p)."""
-    if p == 2.0:
-        return scale * xp.sqrt(total)
     if p >= 1.0:
         return scale * _root_power(xp, total, 1.0, p)
     half = _root_power(xp, total, 0.5, p)
@@ -86,28 +125,31 @@ def _exponent(numerator: float, p: float, dtype: DType) -> tuple[float, float]:
     return exponent, float(Fraction(numerator) / Fraction(p) - Fraction(exponent))
 
 
-def _slope(xp: Namespace, x: Array, p: float, axis: int) -> Array:
-    """Return the gradient of the p-norm: sign(x) (|x| / norm)^(p-1)."""
-    size = xp.abs(x)
-    top = row_max(xp, size, axis)
+def _slope(xp: Namespace, x: Array, y: Array, p: float, axis: int) -> Array:
+    """Return the gradient of the p-norm y: sign(x) (|x| / y)^(p-1)."""
     if p == 2.0:
-        ratio = x / _scaled(xp, size, top, p)[1]
-        total = xp.sum(xp.square(ratio), axis=axis, keepdims=True)
-        slope = ratio / xp.sqrt(_one_for_zero(xp, total))  # 0 at the zero vector
-    else:
-        slope = _slope_of_sizes(xp, size, top, p, axis)
-        slope = xp.where(size == 0, xp.zeros_like(size), signum(xp, x) * slope)
+        return _direction(xp, x, y, axis)
+    size = xp.abs(x)
+    if p == 1.0:
+        return signum(xp, x) + _nan_where_infinite(xp, size, y, axis)
+    top = y if p == math.inf else row_max(xp, size, axis)
+    slope = _slope_of_sizes(xp, size, top, p, axis)
+    slope = xp.where(size == 0, xp.zeros_like(size), signum(xp, x) * slope)
     return slope + (top - top)  # NaN where the slice holds inf or NaN
 
 
+def _nan_where_infinite(xp: Namespace, size: Array, y: Array, axis: int) -> Array:
+    """Return NaN for slices that hold inf or NaN, else 0; a sum may have overflowed without."""
+    top = row_max(xp, size, axis)
+    return xp.where(xp.isfinite(y), xp.zeros_like(y), top - top)
+
+
 def _slope_of_sizes(xp: Namespace, size: Array, top: Array, p: float, axis: int) -> Array:
-    if p == 1.0:
-        return xp.ones_like(size)
     if p == math.inf:
         tied = xp.where(size == top, xp.ones_like(size), xp.zeros_like(size))
         return tied / xp.sum(tied, axis=axis, keepdims=True)
     ratio, scale = _scaled(xp, size, top, p)
-    total = xp.sum(_power(xp, ratio, p), axis=axis, keepdims=True)
+    total = xp.sum(xp.pow(ratio, xp.full_like(ratio, p)), axis=axis, keepdims=True)
     if p < 2.0:
         root = _root(xp, total, p, xp.ones_like(total))
         direct = xp.pow(root / ratio, xp.full_like(size, 1.0 - p))
@@ -130,12 +172,19 @@ def _apart(xp: Namespace, size: Array, scale: Array, exponent: float) -> Array:
     )
 
 
-def _pull(xp: Namespace, x: Array, g: Array, p: float, axis: int, keepdims: bool) -> Array:
-    return _slope(xp, x, p, axis) * (g if keepdims else insert_axis(g, axis))
+def _pull(
+    xp: Namespace, x: Array, y: Array, g: Array, p: float, axis: int, keepdims: bool
+) -> Array:
+    if not keepdims:
+        y, g = insert_axis(y, axis), insert_axis(g, axis)
+    return _slope(xp, x, y, p, axis) * g
 
 
-def _push(xp: Namespace, x: Array, dx: Array, p: float, axis: int, keepdims: bool) -> Array:
-    return xp.sum(_slope(xp, x, p, axis) * dx, axis=axis, keepdims=keepdims)
+def _push(
+    xp: Namespace, x: Array, y: Array, dx: Array, p: float, axis: int, keepdims: bool
+) -> Array:
+    y = y if keepdims else insert_axis(y, axis)
+    return xp.sum(_slope(xp, x, y, p, axis) * dx, axis=axis, keepdims=keepdims)
 
 
 @op
@@ -212,14 +261,18 @@ def lp_norm(
     return drop_axis(xp, _norm(xp, x, p, axis), axis, keepdims)
 
 
-@lp_norm.vjp_rule(keeps="x")
-def _(xp: Namespace, x: Array, g: Array, /, *, p: float, axis: int, keepdims: bool) -> Array:
-    return _pull(xp, x, g, p, axis, keepdims)
+@lp_norm.vjp_rule(keeps=("x", "y"))
+def _(
+    xp: Namespace, x: Array, y: Array, g: Array, /, *, p: float, axis: int, keepdims: bool
+) -> Array:
+    return _pull(xp, x, y, g, p, axis, keepdims)
 
 
-@lp_norm.jvp_rule(keeps="x")
-def _(xp: Namespace, x: Array, dx: Array, /, *, p: float, axis: int, keepdims: bool) -> Array:
-    return _push(xp, x, dx, p, axis, keepdims)
+@lp_norm.jvp_rule(keeps=("x", "y"))
+def _(
+    xp: Namespace, x: Array, y: Array, dx: Array, /, *, p: float, axis: int, keepdims: bool
+) -> Array:
+    return _push(xp, x, y, dx, p, axis, keepdims)
 
 
 @op
@@ -279,14 +332,14 @@ def l1_norm(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = Fals
     return drop_axis(xp, _norm(xp, x, 1.0, axis), axis, keepdims)
 
 
-@l1_norm.vjp_rule(keeps="x")
-def _(xp: Namespace, x: Array, g: Array, /, *, axis: int, keepdims: bool) -> Array:
-    return _pull(xp, x, g, 1.0, axis, keepdims)
+@l1_norm.vjp_rule(keeps=("x", "y"))
+def _(xp: Namespace, x: Array, y: Array, g: Array, /, *, axis: int, keepdims: bool) -> Array:
+    return _pull(xp, x, y, g, 1.0, axis, keepdims)
 
 
-@l1_norm.jvp_rule(keeps="x")
-def _(xp: Namespace, x: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Array:
-    return _push(xp, x, dx, 1.0, axis, keepdims)
+@l1_norm.jvp_rule(keeps=("x", "y"))
+def _(xp: Namespace, x: Array, y: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Array:
+    return _push(xp, x, y, dx, 1.0, axis, keepdims)
 
 
 @op
@@ -351,14 +404,14 @@ def l2_norm(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = Fals
     return drop_axis(xp, _norm(xp, x, 2.0, axis), axis, keepdims)
 
 
-@l2_norm.vjp_rule(keeps="x")
-def _(xp: Namespace, x: Array, g: Array, /, *, axis: int, keepdims: bool) -> Array:
-    return _pull(xp, x, g, 2.0, axis, keepdims)
+@l2_norm.vjp_rule(keeps=("x", "y"))
+def _(xp: Namespace, x: Array, y: Array, g: Array, /, *, axis: int, keepdims: bool) -> Array:
+    return _pull(xp, x, y, g, 2.0, axis, keepdims)
 
 
-@l2_norm.jvp_rule(keeps="x")
-def _(xp: Namespace, x: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Array:
-    return _push(xp, x, dx, 2.0, axis, keepdims)
+@l2_norm.jvp_rule(keeps=("x", "y"))
+def _(xp: Namespace, x: Array, y: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Array:
+    return _push(xp, x, y, dx, 2.0, axis, keepdims)
 
 
 @op

@@ -73,6 +73,21 @@ def exp_less(xp: Namespace, x: Array, top: Array) -> ShiftedExp:
     return ShiftedExp(xp.exp(shift) * (1.0 + error), shift, error, top)
 
 
+def less_share(xp: Namespace, g: Array, x: Array, e: ShiftedExp, rest: Array, axis: int) -> Array:
+    """Return g - y·Σg with y = softmax(x), also where an entry dominates and the two cancel.
+
+    Such an entry is the only maximum. There 1 - y is the sum of the other probabilities, and g of
+    that entry is left out of Σg: g·(1 - y) - y·Σ(others).
+    """
+    below, total = x < e.top, 1.0 + rest
+    whole = xp.sum(g, axis=axis, keepdims=True) / total
+    others = xp.sum(xp.where(below, g, xp.zeros_like(g)), axis=axis, keepdims=True) / total
+    dominates = rest < 1.0
+    factor = xp.where(dominates, rest / total, xp.ones_like(rest))
+    share = xp.where(dominates, others, whole)
+    return xp.where(below, g, factor * g) - e.terms * xp.where(below, whole, share)
+
+
 def row_max(xp: Namespace, x: Array, axis: int) -> Array:
     """Return the maximum along `axis`, 0 where there is nothing (where `max` raises)."""
     if 0 in x.shape:  # of any axis: Dask's `max` refuses an empty batch too

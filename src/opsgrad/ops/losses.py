@@ -12,6 +12,7 @@ from opsgrad.ops._rows import (
     difference,
     exp_less,
     insert_axis,
+    less_share,
     nan_where_no_class,
     row_max,
 )
@@ -408,10 +409,8 @@ def _excess(
     xp: Namespace, logits: Array, targets: Array, top: Array, rest: Array, axis: int
 ) -> tuple[Array, Array]:
     """Return ŷ·Σt - t, the gradient by the logits, and log ŷ, that by the targets negated."""
-    e, total = exp_less(xp, logits, top), 1.0 + rest
-    z = e.terms * (xp.sum(targets, axis=axis, keepdims=True) / total) - targets
-    z = z - e.terms * (xp.sum(z, axis=axis, keepdims=True) / total)  # exact where ŷ is nearly 1
-    return z, e.log_softmax(xp, rest)
+    e = exp_less(xp, logits, top)
+    return -less_share(xp, targets, logits, e, rest, axis), e.log_softmax(xp, rest)
 
 
 @softmax_cross_entropy.vjp_rule(keeps=("logits", "targets", "kept"))

@@ -3,7 +3,14 @@
 from opsgrad._arrays import with_diagonal
 from opsgrad._op import op
 from opsgrad._typing import Array, Namespace
-from opsgrad.ops._rows import drop_axis, exp_less, insert_axis, shifted_exp, sum_of_others
+from opsgrad.ops._rows import (
+    drop_axis,
+    exp_less,
+    insert_axis,
+    less_share,
+    shifted_exp,
+    sum_of_others,
+)
 
 
 @op
@@ -122,8 +129,9 @@ def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> tuple[Array, A
     maxima [1]_. So an entry that dominates its slice keeps its digits, where ``d_i - log(sum)``
     gives 0. Largest error measured, results near underflow aside: 5 units in the last place.
 
-    The backward rule is ``dx_i = g_i - softmax(x)_i * sum_j g_j``, applied in two passes: the
-    second is what makes it exact at a dominant entry, where the two terms cancel.
+    The backward rule is ``dx_i = g_i - softmax(x)_i * sum_j g_j``. At a dominant entry, where the
+    two terms cancel, it is ``g_i * (1 - y_i) - y_i * (sum of g_j over j != i)``, where ``1 - y_i``
+    is the sum of the other probabilities.
 
     An entry of -inf beside finite ones has the value -inf, and its gradient is ``g_i``. A slice
     with NaN or +inf, or of nothing but -inf, is all NaN, in value and gradient. An empty axis gives
@@ -156,9 +164,7 @@ def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> tuple[Array, A
 
 @log_softmax.vjp_rule(keeps=("x", "kept"))
 def _(xp: Namespace, x: Array, top: Array, rest: Array, g: Array, /, *, axis: int) -> Array:
-    terms, total = exp_less(xp, x, top).terms, 1.0 + rest
-    z = g - terms * (xp.sum(g, axis=axis, keepdims=True) / total)
-    return z - terms * (xp.sum(z, axis=axis, keepdims=True) / total)  # exact at a dominant entry
+    return less_share(xp, g, x, exp_less(xp, x, top), rest, axis)
 
 
 @log_softmax.jvp_rule(keeps=("x", "kept"))

@@ -75,14 +75,14 @@ def plain(case: Case, backend: Any, arrays: Sequence[Any], cotangent: Any) -> Ca
         parameters["axis"] = op.signature.place_axis(parameters["axis"], arrays[0].shape)
     rule = op.rule("vjp")
     taken = {name: parameters[name] for name in rule.takes}
-    named = dict(zip(op.array_names, arrays, strict=True))
 
     def value() -> Any:
-        return backend.run(op.body, arrays, parameters)
+        return backend.run(op.whole("value").function, arrays, parameters)
 
     if case.role == VALUE:
         return value
-    kept = tuple((named | {"y": value()} if "y" in rule.keeps else named)[k] for k in rule.keeps)
+    out = backend.run(op.body, arrays, parameters)
+    kept = rule.picked(op.__name__, (*arrays, *(out if isinstance(out, tuple) else (out,))))
 
     def pull(g: Any = cotangent) -> Any:
         return backend.run(rule.function, (*kept, g), taken)

@@ -353,8 +353,10 @@ def test_a_choice_says_what_the_chunks_run_by(monkeypatch: pytest.MonkeyPatch) -
 
 
 def recipes(op: Any) -> list[_chunks.Recipe]:
-    rules = {"value": op.body} | {role: op.rule(role).function for role in ("vjp", "jvp")}
-    return [_chunks.Recipe(op.__name__, role, function) for role, function in rules.items()]
+    return [
+        _chunks.Recipe(op.__name__, role, op.whole(role).function)
+        for role in ("value", "vjp", "jvp")
+    ]
 
 
 def test_bodies_and_rules_pickle_as_names(row: Row) -> None:

@@ -22,7 +22,7 @@ from opsgrad.conformance.checks import (
 
 def copy_of(op: Any) -> Op[Any]:
     duplicate: Op[Any] = Op(op.body)
-    duplicate._rules = dict(op._rules)
+    duplicate._body, duplicate._rules = op._body, dict(op._rules)
     duplicate._planner = copy.copy(op._planner)
     duplicate._planner.describe()  # plans of its own
     duplicate.elementwise = op.elementwise

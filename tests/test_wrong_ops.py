@@ -23,15 +23,22 @@ from opsgrad.ops._rows import class_mask, drop_axis, insert_axis, row_max
 
 
 def impostor(op: Any, body: Callable[..., Any] | None = None, **rules: Callable[..., Any]) -> Op:
-    """Return an op of the same name, signature and shape check, with another body or rules."""
+    """Return an op of the same name, signature and shape check, with another body or rules.
+
+    Its residual, if any, is that of the op.
+    """
     right = op.body
     wrong = body or right
 
     @functools.wraps(right)
     def run(xp: Any, *arrays: Any, **parameters: Any) -> Any:
-        return wrong(xp, *arrays, **parameters)
+        out = wrong(xp, *arrays, **parameters)
+        if isinstance(out, tuple) or not op._body.residual:
+            return out
+        return out, *right(xp, *arrays, **parameters)[1:]
 
     copy = og.op(run)
+    copy._body = copy._body._replace(residual=op._body.residual)
     copy._rules = dict(op._rules)
     copy.elementwise = op.elementwise
     copy._planner.describe(elementwise=op.elementwise, rowwise=op._planner.rowwise)

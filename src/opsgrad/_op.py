@@ -3,12 +3,13 @@
 import abc
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from opsgrad._arrays import same_shape, sum_to_shape, zero_product
 from opsgrad._errors import ArgumentError, RuleError
-from opsgrad._joint import joint
+from opsgrad._joint import from_arguments, joint
 from opsgrad._plan import Arrays, Input, Plan, Planner, Rule
 from opsgrad._signature import Shape, Signature
 from opsgrad._typing import Array, Namespace
@@ -16,6 +17,8 @@ from opsgrad.backends.protocol import JOINT, Autodiff, Backend, Kernel
 
 P = ParamSpec("P")
 Function = TypeVar("Function", bound=Callable[..., Any])
+Bound = dict[str, tuple[Rule, tuple[Any, ...]]]
+"""By role, a rule and the arrays that it keeps."""
 
 
 class Linearized(NamedTuple):
@@ -126,11 +129,11 @@ class Op(Differentiable, Generic[P]):
         self.__signature__ = self.signature.public
         self.elementwise = False
         self._names = tuple(argument.name for argument in self.signature.arguments)
-        self._places = {name: place for place, name in enumerate((*self._names, "y", "kept"))}
         parameters = tuple(self.signature.parameters)
         self._body = Rule("value", body, self.array_names, (), parameters)
         self._rules: dict[str, Rule] = {}
         self._joint_rules: dict[tuple[int, ...], Rule] = {}
+        self._whole_rules: dict[str, Rule] = {}
         self._planner = Planner(self.signature)
 
     @property
@@ -155,7 +158,7 @@ class Op(Differentiable, Generic[P]):
         if plan.may_record and plan.backend.records(placed):
             value = plan.backend.recorded(self._autodiff(plan), placed)
         else:
-            value, _ = plan.value(self._body, placed, rounded=True)
+            value = plan.value(self._body, placed, rounded=True)
         return plan.finish(value, plan.result, placed)
 
     def linearize(
@@ -172,17 +175,15 @@ class Op(Differentiable, Generic[P]):
         return self._linearized(plan, placed, rules)
 
     def _linearized(self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]) -> Linearized:
-        value, kept = self._run(plan, placed, rules)
+        value, bound = self._run(plan, placed, rules)
         shape = tuple(value.shape)
         # By place: by name it takes twice as long, and small arrays take no longer than this.
         return Linearized(
             plan.finish(value, plan.result, placed),
-            lambda *cotangent: plan.pull(rules["vjp"], kept["vjp"], shape, cotangent),
-            lambda tangents: plan.push(
-                rules["jvp"], kept["jvp"], plan.tangents(tangents, none_is_zero=True)
-            ),
+            lambda *cotangent: plan.pull(*bound["vjp"], shape, cotangent),
+            lambda tangents: plan.push(*bound["jvp"], plan.tangents(tangents, none_is_zero=True)),
             lambda number: self._row_axis(plan, number, shape),
-            self._matrices(plan, rules, kept),
+            self._matrices(plan, bound),
             plan.inputs,
             plan.backend,
             plan.device,
@@ -230,42 +231,59 @@ class Op(Differentiable, Generic[P]):
         rule = self.rule("jvp")
         plan, placed = self._planner.plan(arrays, parameters, backend)
         taken = plan.tangents(tangents)
-        value, kept = self._run(plan, placed, {"jvp": rule})
-        return plan.finish(value, plan.result, placed), plan.push(rule, kept["jvp"], taken)
+        value, bound = self._run(plan, placed, {"jvp": rule})
+        return plan.finish(value, plan.result, placed), plan.push(*bound["jvp"], taken)
 
-    def _run(
-        self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]
-    ) -> tuple[Array, dict[str, tuple[Any, ...]]]:
-        """Run the body; return its value, and the arrays that each of the rules keeps."""
-        if plan.may_record and plan.backend.records(placed):
-            value, residual = plan.backend.recorded(self._autodiff(plan), placed), None
-            if any("kept" in rule.keeps for rule in rules.values()):
-                _, residual = plan.value(self._body, placed)
+    def _run(self, plan: Plan, placed: Arrays, rules: Mapping[str, Rule]) -> tuple[Array, Bound]:
+        """Run the body; return its value, and the rules as they fit, with what they keep."""
+        records = plan.may_record and plan.backend.records(placed)
+        if records or plan.lazy:
+            rules = {role: self.whole(role) for role in rules}
+        keeps = {name for rule in rules.values() for name in rule.keeps}
+        # What a rule keeps of the result has all the digits that were computed.
+        rounded = "y" not in keeps
+        residual: list[Any] = []
+        if records:
+            value = plan.backend.recorded(self._autodiff(plan), placed)
+        elif "kept" in keeps:
+            value, *residual = plan.forward(self._body, placed, rounded=rounded)
         else:
-            # What a rule keeps of the result has all the digits that were computed.
-            rounded = not any(rule.keeps_result for rule in rules.values())
-            value, residual = plan.value(self._body, placed, rounded=rounded)
-        at_hand = *placed, value, residual
+            value = plan.value(self._body, placed, rounded=rounded)
+        at_hand = *placed, value, *residual
         return value, {
-            role: tuple([at_hand[self._places[name]] for name in rule.keeps])
-            for role, rule in rules.items()
+            role: (rule, rule.picked(self.__name__, at_hand)) for role, rule in rules.items()
         }
 
+    def whole(self, role: str) -> Rule:
+        """Return a rule that keeps no residual, or for "value" the body without it.
+
+        It is always the same. Libraries' own autodiff keeps arguments and value alone, for a
+        residual has no graph. Lazy arrays are computed anew for a gradient: the residual would cost
+        another pass there.
+        """
+        if role == "value":
+            return self._body.alone
+        rule = self.rule(role)
+        if "kept" not in rule.keeps:
+            return rule
+        known = self._whole_rules.get(role)
+        if known is None:
+            made = from_arguments(self._body, rule, self.signature.arguments)
+            known = self._whole_rules.setdefault(role, made)
+        return known
+
     def _kept(self, plan: Plan, arrays: Arrays, rule: Rule, value: Array | None) -> tuple[Any, ...]:
-        """Return what a rule keeps, running the body if it needs more than is at hand."""
-        available = dict(zip(self.array_names, arrays, strict=True))
-        if value is not None:
-            available["y"] = value
-        if available.keys() >= set(rule.keeps):
-            return tuple(available[name] for name in rule.keeps)
-        return self._run(plan, arrays, {rule.role: rule})[1][rule.role]
+        """Return what a rule without residual keeps; the body is run if it needs the value."""
+        if value is None and "y" in rule.keeps:
+            return self._run(plan, arrays, {rule.role: rule})[1][rule.role][1]
+        return rule.picked(self.__name__, (*arrays, value))
 
     def preview(
         self, arrays: tuple[Any, ...], parameters: Mapping[str, Any], backend: str | None
     ) -> tuple[Backend, str, dict[str, str]]:
         """Return where a call would run, why there, and what would run for each role."""
         plan, why = self._planner.preview(arrays, parameters, backend)
-        engines = {"value": _words("the body as it is written", plan.kernel(self._body))}
+        engines = {"value": _words("the body as it is written", plan.kernel(self.whole("value")))}
         for role in ("vjp", "jvp"):
             if role in self._rules:
                 kernel = plan.kernel(self._rules[role])
@@ -280,42 +298,37 @@ class Op(Differentiable, Generic[P]):
         given, missing = plan.given, len(plan.every) - plan.given
 
         def value(*arrays: Array | None) -> Array:
-            return plan.finish(plan.value(self._body, arrays)[0], plan.compute, arrays)
+            return plan.finish(plan.value(self._body, arrays), plan.compute, arrays)
 
         def pull(
             arrays: Arrays, cotangent: Array, value: Array | None = None
         ) -> tuple[Array | None, ...]:
-            rule = self.rule("vjp")
+            rule = self.whole("vjp")
             kept = self._kept(plan, arrays, rule, value)
             gradients = plan.pull(rule, kept, tuple(cotangent.shape), (cotangent,))
             return (*gradients, *(None,) * missing)
 
         def push(arrays: Arrays, tangents: Arrays, value: Array | None = None) -> Array:
-            rule = self.rule("jvp")
+            rule = self.whole("jvp")
             kept = self._kept(plan, arrays, rule, value)
             taken = plan.tangents(tangents[:given], none_is_zero=True)
             return plan.push(rule, kept, taken, plan.compute)
 
-        rules = [self._rules[role] for role in ("vjp", "jvp") if role in self._rules]
+        rules = [self.whole(role) for role in ("vjp", "jvp") if role in self._rules]
         keeps = {name for rule in rules for name in rule.keeps}
         return Autodiff(
             op=self.__name__,
             value=value,
             pull=pull if self.has_rule("vjp") else None,
             push=push if self.has_rule("jvp") else None,
-            keeps=tuple(
-                name in keeps or (name != "y" and "kept" in keeps)
-                for name in (*self.array_names, "y")
-            ),
+            keeps=tuple(name in keeps for name in (*self.array_names, "y")),
             differentiable=tuple(one.differentiable for one in plan.every),
         )
 
-    def _matrices(
-        self, plan: Plan, rules: Mapping[str, Rule], kept: Mapping[str, tuple[Any, ...]]
-    ) -> Callable[[int], Array] | None:
+    def _matrices(self, plan: Plan, bound: Bound) -> Callable[[int], Array] | None:
         for role in ("derivative", "jacobian"):
-            if role in rules:
-                return functools.partial(plan.matrices, role, rules[role], kept[role])
+            if role in bound:
+                return functools.partial(plan.matrices, role, *bound[role])
         return None
 
     # -- rules -----------------------------------------------------------------------------------
@@ -349,10 +362,9 @@ class Op(Differentiable, Generic[P]):
             )
         takes = self._check_rule("derivative", function, names, 0)
         vjp, jvp = _elementwise_vjp(function), _elementwise_jvp(function, len(names))
-        self._rules["vjp"] = Rule("vjp", vjp, names, ("cotangent",), takes)
-        self._rules["jvp"] = Rule("jvp", jvp, names, self._tangents, takes)
-        self._rules["derivative"] = Rule("derivative", function, names, (), takes)
-        self._joint_rules.clear()
+        self._take_rule("vjp", vjp, names, ("cotangent",), takes)
+        self._take_rule("jvp", jvp, names, self._tangents, takes)
+        self._take_rule("derivative", function, names, (), takes)
         self.elementwise = True
         self._planner.describe(elementwise=True, rowwise=True)
         return function
@@ -369,15 +381,16 @@ class Op(Differentiable, Generic[P]):
         ----------
         keeps : str or tuple of str
             What the backward pass keeps in memory: names of arguments, ``"y"`` for the result, or
-            ``"kept"`` for the residual of a body that returns ``(y, kept)``.
+            ``"kept"`` for the residual: the arrays that the body returns after the result.
 
         Returns
         -------
         callable
             Decorator of ``rule(xp, *kept, g, /, *, parameters)``, which returns the gradient with
-            respect to each floating-point array (a tuple where there are several). It takes only
-            those of the op's parameters that it names. For an op with a ``reduction``, `g` holds
-            one value for each example.
+            respect to each floating-point array (a tuple where there are several). In the place of
+            ``"kept"`` it takes each array of the residual. It takes only those of the op's
+            parameters that it names. For an op with a ``reduction``, `g` holds one value for each
+            example.
         """
         return self._register("vjp", keeps, ("cotangent",))
 
@@ -425,13 +438,30 @@ class Op(Differentiable, Generic[P]):
                 )
 
         def register(function: Function) -> Function:
-            takes = self._check_rule(role, function, names, len(directions))
-            self._rules[role] = Rule(role, function, names, directions, takes)
-            self._joint_rules.clear()
+            spelled_out = _spelled_out(function, names, len(directions))
+            takes = self._check_rule(role, function, spelled_out, len(directions))
+            self._take_rule(role, function, spelled_out, directions, takes)
             self._planner.describe(rowwise=role == "jacobian")
             return function
 
         return register
+
+    def _take_rule(
+        self,
+        role: str,
+        function: Callable[..., Any],
+        keeps: tuple[str, ...],
+        directions: tuple[str, ...],
+        takes: tuple[str, ...],
+    ) -> None:
+        if "kept" in keeps:
+            self._body = self._body._replace(residual=True)
+        residual = itertools.count(len(self._names) + 1)
+        places = {name: place for place, name in enumerate((*self._names, "y"))}
+        at = tuple(next(residual) if name == "kept" else places[name] for name in keeps)
+        self._rules[role] = Rule(role, function, keeps, directions, takes, at)
+        self._joint_rules.clear()
+        self._whole_rules.clear()
 
     def _check_rule(
         self, role: str, function: Callable[..., Any], keeps: tuple[str, ...], directions: int
@@ -475,11 +505,11 @@ def op(body: Callable[Concatenate[Namespace, P], Any]) -> Op[P]:
     ----------
     body : callable
         ``body(xp, *arrays, /, *, parameters)``: `xp` is the namespace that runs it (NumPy, PyTorch,
-        JAX, …). Arrays are positional-only and parameters keyword-only. It returns the result, or
-        the result and a residual for the backward pass. Three parameters mean the same in every op:
-        ``axis`` (checked against the first array), ``keepdims`` and ``reduction``. An op that mixes
-        one axis alone says so by having ``axis`` or a Jacobian rule (for the last axis): then its
-        Jacobian has batch axes.
+        JAX, …). Arrays are positional-only and parameters keyword-only. It returns the result, or a
+        tuple of the result and a residual, one array or more for the rules to keep. Three
+        parameters mean the same in every op: ``axis`` (checked against the first array),
+        ``keepdims`` and ``reduction``. An op that mixes one axis alone says so by having ``axis``
+        or a Jacobian rule (for the last axis): then its Jacobian has batch axes.
 
     Returns
     -------
@@ -520,6 +550,19 @@ def _words(without: str, kernel: Kernel | str) -> str:
     if isinstance(kernel, str):
         return f"{without}, because {kernel}"
     return kernel.words() if callable(kernel.words) else kernel.words
+
+
+def _spelled_out(
+    function: Callable[..., Any], keeps: tuple[str, ...], directions: int
+) -> tuple[str, ...]:
+    """Return what a rule keeps, with "kept" once for each array of the residual that it takes."""
+    if "kept" not in keeps or not callable(function):
+        return keeps
+    parameters = inspect.signature(function).parameters.values()
+    by_position = sum(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters)
+    residual = ("kept",) * max(1, by_position - len(keeps) - directions)
+    place = keeps.index("kept")
+    return keeps[:place] + residual + keeps[place + 1 :]
 
 
 def _elementwise_vjp(derivative: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,7 +32,7 @@ from opsgrad._errors import (
     ShapeError,
 )
 from opsgrad._signature import Argument, Role, Shape, Signature
-from opsgrad._typing import Array, DType
+from opsgrad._typing import Array, DType, Namespace
 from opsgrad.backends import asked_for, backend_in_force
 from opsgrad.backends.protocol import Backend, Kernel, Work, frozen, nothing
 from opsgrad.fusion.form import Form, Learnt
@@ -46,20 +46,55 @@ class Rule(NamedTuple):
     """An op's body or one of its rules."""
 
     role: str
-    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian"; "value_and_grad" for body
-    and VJP rule together."""
+    """"value" for the body, or "forward" where its residual is wanted too; "vjp", "jvp",
+    "derivative" or "jacobian"; "value_and_grad" for body and VJP rule together."""
     function: Callable[..., Any]
     keeps: tuple[str, ...]
-    """The arrays that it works from: arguments, "y" or "kept"."""
+    """The arrays that it works from: arguments, "y", and "kept" for each array of the residual."""
     directions: tuple[str, ...]
     """The cotangent or the tangents that it takes after these."""
     takes: tuple[str, ...]
     """The parameters that it takes."""
+    places: tuple[int, ...] = ()
+    """Where the arrays that it works from are among arguments, value and residual, in this order.
+    """
+    residual: bool = False
+    """Of a body: whether it returns more than the value, for rules to keep."""
+
+    def picked(self, op: str, at_hand: Sequence[Any]) -> tuple[Any, ...]:
+        """Return what it works from, out of arguments, value and residual."""
+        if "kept" in self.keeps and len(at_hand) != 1 + max(self.places):
+            count = self.keeps.count("kept")
+            returned = count + len(at_hand) - 1 - max(self.places)
+            raise RuleError(
+                f"{op}: the {self.role} rule takes a residual of {count}, but the body returns "
+                f"{returned} after the result"
+            )
+        return tuple([at_hand[place] for place in self.places])
 
     @property
-    def keeps_result(self) -> bool:
-        """Whether it works from what the body returns."""
-        return "y" in self.keeps or "kept" in self.keeps
+    def alone(self) -> "Rule":
+        """Of a body: what returns its value, and computes nothing else."""
+        return self._replace(function=_value_of(self.function)) if self.residual else self
+
+    @property
+    def forward(self) -> "Rule":
+        """Of a body: what returns its value and its residual."""
+        return self._replace(role="forward")
+
+
+@functools.lru_cache(1024)  # the same function for the same body: it stands for what is compiled
+def _value_of(body: Callable[..., Any]) -> Callable[..., Any]:
+    def value(xp: Namespace, /, *arrays: Array | None, **parameters: Any) -> Array:
+        return _first(body(xp, *arrays, **parameters))
+
+    value.__module__ = body.__module__  # where other processes look for the op
+    return value
+
+
+def _first(out: Any) -> Any:
+    """Return the value, of what a body returns."""
+    return out[0] if isinstance(out, tuple) else out
 
 
 class Input(NamedTuple):
@@ -110,12 +145,14 @@ class Plan:
         self.exact = all(one.dtype in (None, self._computed(one)) for one in every)
         # Whether the library has an autodiff of its own that might be watching.
         self.may_record = type(backend).records is not Backend.records
+        self.lazy = backend.capabilities.lazy
         # The numbers of the arguments that a VJP rule returns a gradient for.
         self.slopes = [n for n, one in enumerate(every) if one.argument.differentiable]
         self._taken_in: Any = None
-        self._ready: dict[str, Callable[..., Any]] = {}
-        # Those that take arrays in half precision as they are.
-        self._narrows: dict[str, Narrow | None] = {}
+        # What runs the body, by role, and the rules, by function.
+        self._ready: dict[Any, Callable[..., Any]] = {}
+        # Those that take arrays in half precision as they are, by function.
+        self._narrows: dict[Any, Narrow | None] = {}
         # Those that return value and gradients together, by the arrays to differentiate by.
         self._joint: dict[tuple[int, ...], Callable[..., Any]] = {}
         # What is to be told of direct calls that take the arrays as the caller gave them.
@@ -129,38 +166,50 @@ class Plan:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def value(self, body: Rule, arrays: Arrays, *, rounded: bool = False) -> tuple[Array, Any]:
-        """Run the body; return its value, and its residual if any.
+    def value(self, body: Rule, arrays: Arrays, *, rounded: bool = False) -> Array:
+        """Run the body for its value alone.
 
-        They have the data type that the body computes in, or, if they may be `rounded`, perhaps
-        that of the result.
+        It has the data type that the body computes in, or, if it may be `rounded`, perhaps that of
+        the result.
         """
-        narrow = None if self.exact else self._narrow(body)
+        narrow = None if self.exact else self._narrow(body.alone)
         if narrow is not None:
-            stored = tuple(map(self._stored, self.every, arrays))
-            out = narrow(stored, self.result if rounded else self.compute)
+            return _first(self._run_body_narrow(narrow, arrays, rounded))
+        wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
+        # As `_run` has it, written out: every call comes through here.
+        return _first((self._ready.get("value") or self._prepare(body.alone, "value"))(*wide))
+
+    def forward(self, body: Rule, arrays: Arrays, *, rounded: bool = False) -> tuple[Any, ...]:
+        """Run the body; return its value, as `value` does, and the arrays of its residual."""
+        narrow = None if self.exact else self._narrow(body.forward)
+        if narrow is not None:
+            out = self._run_body_narrow(narrow, arrays, rounded)
         else:
             wide = arrays if self.exact else tuple(map(self._widen, self.every, arrays))
-            # As `_run` has it, written out: every call comes through here.
-            out = (self._ready.get("value") or self._prepare(body))(*wide)
-        return out if isinstance(out, tuple) else (out, None)
+            out = (self._ready.get("forward") or self._prepare(body.forward, "forward"))(*wide)
+        return out if isinstance(out, tuple) else (out,)
+
+    def _run_body_narrow(self, narrow: Narrow, arrays: Arrays, rounded: bool) -> Any:
+        stored = tuple(map(self._stored, self.every, arrays))
+        return narrow(stored, self.result if rounded else self.compute)
 
     def _narrow(self, rule: Rule) -> Narrow | None:
         """Return a kernel that takes arrays in half precision as they are, if they are in it."""
         if self.result == self.compute:
             return None
-        if rule.role in self._narrows:
-            return self._narrows[rule.role]
+        if rule.function in self._narrows:
+            return self._narrows[rule.function]
         kernel = self.kernel(rule)
         narrow = kernel.narrow if isinstance(kernel, Kernel) else None
         if kernel:  # else the backend is to be asked again
-            self._narrows[rule.role] = narrow
+            self._narrows[rule.function] = narrow
         return narrow
 
     def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
-        return (self._ready.get(rule.role) or self._prepare(rule))(*arrays)
+        function = rule.function
+        return (self._ready.get(function) or self._prepare(rule, function))(*arrays)
 
-    def _prepare(self, rule: Rule) -> Callable[..., Any]:
+    def _prepare(self, rule: Rule, key: Any) -> Callable[..., Any]:
         """Return what runs a body or rule on arrays alone, and keep it for the calls to come."""
         kernel = self.kernel(rule)
         if isinstance(kernel, Kernel):
@@ -169,7 +218,7 @@ class Plan:
         else:
             ready = self.backend.runner(rule.function, self._taken(rule))
         if kernel:  # else the backend is to be asked again
-            self._ready[rule.role] = ready
+            self._ready[key] = ready
         return ready
 
     def _ask(self, kernel: Kernel, rule: Rule) -> None:
@@ -420,7 +469,7 @@ class Plan:
         if reduction == "none":
             return cotangent
         shape = self._examples_shape()
-        like = self._examples(rule, kept) if self.backend.capabilities.lazy else None
+        like = self._examples(rule, kept) if self.lazy else None
         if like is None and not all(map(known, shape)):
             raise ShapeError(
                 f"{self.op}: the gradient of a reduced loss needs the number of examples, got "

@@ -86,12 +86,11 @@ def _run(op: Op[Any], parameters: dict[str, Any], dtype: np.dtype[Any]) -> None:
     keywords = parameters | {"backend": "numpy"}
     with contextlib.suppress(ShapeError):  # weights of another form: nothing of it is compiled
         for reduction in _reductions(op, parameters):
+            op(*arrays, **keywords, **reduction)
             if op.has_rule("vjp"):
                 value, pull = vjp(op, *arrays, **keywords, **reduction)
                 pull(np.ones_like(value))
                 value_and_grad(op)(*arrays, **keywords, **reduction)
-            else:
-                op(*arrays, **keywords, **reduction)
 
 
 def _reductions(op: Op[Any], parameters: dict[str, Any]) -> list[dict[str, str]]:

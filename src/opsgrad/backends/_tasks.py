@@ -15,7 +15,7 @@ MOST_KNOWN = 4096
 
 def why_not(work: Work) -> str | None:
     """Say why no engine takes a body or rule of this kind, as a clause, or None."""
-    if not work.rowwise or work.role not in ("value", "vjp", "jvp", JOINT):
+    if not work.rowwise or work.role not in ("value", "forward", "vjp", "jvp", JOINT):
         return "kernels are for what runs row by row"
     if work.dtype not in (np.float32, np.float64):
         return f"kernels compute in float32 and float64, not in {work.dtype}"
@@ -34,4 +34,5 @@ def task_of(work: Work) -> Any:
         elementwise=work.elementwise,
         labels=frozenset(one.name for one in work.arguments if one.role is Role.LABELS),
         numbers=frozenset({SEED}),
+        residual=work.role == "forward",
     )

@@ -126,13 +126,14 @@ class Work(NamedTuple):
     op: str
     """The op's name."""
     role: str
-    """"value" for the body; "vjp", "jvp", "derivative" or "jacobian" for a rule; "value_and_grad"
-    for body and VJP rule together, which return a tuple of the value and the gradients asked for.
-    """
+    """"value" for the body; "forward" for a body that returns a tuple, of the value and what rules
+    keep beside it; "vjp", "jvp", "derivative" or "jacobian" for a rule; "value_and_grad" for body
+    and VJP rule together, which return a tuple of the value and the gradients asked for."""
     function: Callable[..., Any]
     """The body or the rule itself: ``function(xp, *arrays, **parameters)``."""
     names: tuple[str, ...]
-    """The names of the arrays that it takes: arguments, "y", "kept", "cotangent", "tangent"; or
+    """The names of the arrays that it takes: arguments, "y", "kept" for each array of the residual,
+    "cotangent", "tangent"; or
     "cotangent of each value", one number as the backend's `number` has it."""
     parameters: Mapping[str, Any]
     """The parameters that it takes; ``axis`` counts from the end."""
@@ -158,7 +159,8 @@ class Kernel(NamedTuple):
     """What it is, in a few words for `which_backend`, or what tells when asked."""
     narrow: Callable[[tuple[Any, ...], DType], Any] | None = None
     """The same on arrays that are stored in less precision than is computed in: takes all of them,
-    and the data type of the results. None: they are widened before, and results rounded after."""
+    and the data type of the results, but for what "forward" returns after the value, which is never
+    rounded. None: they are widened before, and results rounded after."""
     direct: Callable[[Form, Callable[[Learnt], None]], None] | None = None
     """Takes what is to be told of a direct call, of that form, once the kernel has run. A direct
     call takes only arrays of the types, shapes and layouts that it knows, at once and without

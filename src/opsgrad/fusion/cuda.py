@@ -92,8 +92,8 @@ class Fused:
     ) -> Any:
         """Run the task on arrays, and on numbers as floats; None where there is no kernel.
 
-        Its results are stored as `result`, but a first one that is reduced in the data type that is
-        computed in.
+        Its results are stored as `result`, but a residual, and a first one that is reduced, in the
+        data type that is computed in.
         """
         address = launcher.address
         key = (
@@ -188,7 +188,8 @@ class _Plan:
         self.capability = launcher.capability
         self.reduction = task.parameters.get("reduction", "none")
         first = result if self.reduction == "none" else task.dtype.name
-        self.stored = (first, *[result] * (len(traced.outputs) - 1))
+        others = task.dtype.name if task.residual else result
+        self.stored = (first, *[others] * (len(traced.outputs) - 1))
         self.storage = (*map(_storage, arrays), *self.stored)
         self.kinds = (*geometry.kinds, *traced.kinds)
         # Copies and results are new arrays, which are aligned.

@@ -25,6 +25,8 @@ class Task(NamedTuple):
     """Which of the arrays hold integers."""
     numbers: frozenset[str] = frozenset()
     """Which of them have no axes, and hold one number for all the rows."""
+    residual: bool = False
+    """Whether what it returns after the first result is for rules, and must not be rounded."""
 
 
 def why_not(task: Task, *, sums_over_rows: bool = False) -> str | None:

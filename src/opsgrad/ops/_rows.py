@@ -24,9 +24,9 @@ class ShiftedExp(NamedTuple):
         """Return the terms divided by their sum."""
         return self.terms / sums.all
 
-    def log_softmax(self, xp: Namespace, sums: "Sums") -> Array:
+    def log_softmax(self, xp: Namespace, rest: Array) -> Array:
         """Return the logarithm of `softmax`, from its terms before they are divided."""
-        return self.shift - (xp.log1p((sums.ties - 1.0) + sums.others) - self.error)
+        return self.shift - (xp.log1p(rest) - self.error)
 
     def sums(self, xp: Namespace, x: Array, axis: int) -> "Sums":
         """Return the sum of the terms in two parts: beside 1 the small ones lose their digits.
@@ -52,16 +52,40 @@ class Sums(NamedTuple):
     def all(self) -> Array:
         return self.ties + self.others
 
+    @property
+    def rest(self) -> Array:
+        """That of all terms but one maximum, whose term is 1."""
+        return (self.ties - 1.0) + self.others
+
 
 def shifted_exp(xp: Namespace, x: Array, axis: int) -> ShiftedExp:
-    """Return exp(x - max x) along `axis`, exact to the rounding of exp itself.
+    """Return exp(x - max x) along `axis`, exact to the rounding of exp itself."""
+    return exp_less(xp, x, row_max(xp, x, axis))
+
+
+def exp_less(xp: Namespace, x: Array, top: Array) -> ShiftedExp:
+    """Return exp(x - top), where `top` is the maximum along an axis.
 
     The rounding of x - max costs |x - max| / 2 ULP: up to 64 in float32 and 513 in float64. Taking
     it back as exp(d)·(1 + c) leaves 5. It is not exp(d) + exp(d)·c: XLA flushes that term to zero.
     """
-    top = row_max(xp, x, axis)
     shift, error = difference(xp, x, top)
     return ShiftedExp(xp.exp(shift) * (1.0 + error), shift, error, top)
+
+
+def less_share(xp: Namespace, g: Array, x: Array, e: ShiftedExp, rest: Array, axis: int) -> Array:
+    """Return g - y·Σg with y = softmax(x), also where an entry dominates and the two cancel.
+
+    Such an entry is the only maximum. There 1 - y is the sum of the other probabilities, and g of
+    that entry is left out of Σg: g·(1 - y) - y·Σ(others).
+    """
+    below, total = x < e.top, 1.0 + rest
+    whole = xp.sum(g, axis=axis, keepdims=True) / total
+    others = xp.sum(xp.where(below, g, xp.zeros_like(g)), axis=axis, keepdims=True) / total
+    dominates = rest < 1.0
+    factor = xp.where(dominates, rest / total, xp.ones_like(rest))
+    share = xp.where(dominates, others, whole)
+    return xp.where(below, g, factor * g) - e.terms * xp.where(below, whole, share)
 
 
 def row_max(xp: Namespace, x: Array, axis: int) -> Array:

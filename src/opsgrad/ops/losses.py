@@ -10,12 +10,13 @@ from opsgrad.ops._elementwise import step, where_positive
 from opsgrad.ops._rows import (
     class_mask,
     difference,
+    exp_less,
     insert_axis,
+    less_share,
     nan_where_no_class,
     row_max,
-    shifted_exp,
 )
-from opsgrad.ops.softmax import log_softmax, softmax
+from opsgrad.ops.softmax import log_softmax
 
 HingeKind = Literal["crammer_singer", "weston_watkins"]
 
@@ -333,7 +334,7 @@ def softmax_cross_entropy(
     *,
     axis: int = -1,
     reduction: Reduction = "none",
-) -> Array:
+) -> tuple[Array, Array, Array]:
     """Compute the cross-entropy of the softmax of logits against target probabilities.
 
     ``loss = -sum_i t_i * log(y_i)`` for each example, with ``y = softmax(logits)`` and t from
@@ -399,34 +400,50 @@ def softmax_cross_entropy(
     >>> dlogits.round(4)
     array([-0.25,  0.25,  0.  ])
     """
-    log_probs = log_softmax.body(xp, logits, axis=axis)
-    return log_cross_entropy.body(xp, log_probs, targets, axis=axis, reduction=reduction)
+    log_probs, top, rest = log_softmax.body(xp, logits, axis=axis)
+    loss = log_cross_entropy.body(xp, log_probs, targets, axis=axis, reduction=reduction)
+    return loss, top, rest
 
 
-def _excess(xp: Namespace, logits: Array, targets: Array, axis: int) -> tuple[Array, Array]:
+def _excess(
+    xp: Namespace, logits: Array, targets: Array, top: Array, rest: Array, axis: int
+) -> tuple[Array, Array]:
     """Return ŷ·Σt - t, the gradient by the logits, and log ŷ, that by the targets negated."""
-    e = shifted_exp(xp, logits, axis)
-    sums = e.sums(xp, logits, axis)
-    y = e.softmax(sums)
-    z = y * xp.sum(targets, axis=axis, keepdims=True) - targets
-    z = z - y * xp.sum(z, axis=axis, keepdims=True)  # exact where ŷ is nearly 1
-    return z, e.log_softmax(xp, sums)
+    e = exp_less(xp, logits, top)
+    return -less_share(xp, targets, logits, e, rest, axis), e.log_softmax(xp, rest)
 
 
-@softmax_cross_entropy.vjp_rule(keeps=("logits", "targets"))
+@softmax_cross_entropy.vjp_rule(keeps=("logits", "targets", "kept"))
 def _(
-    xp: Namespace, logits: Array, targets: Array, g: Array, /, *, axis: int
+    xp: Namespace,
+    logits: Array,
+    targets: Array,
+    top: Array,
+    rest: Array,
+    g: Array,
+    /,
+    *,
+    axis: int,
 ) -> tuple[Array, Array]:
     g = insert_axis(g, axis)
-    excess, log_probs = _excess(xp, logits, targets, axis)
+    excess, log_probs = _excess(xp, logits, targets, top, rest, axis)
     return g * excess, zero_product(xp, -g, log_probs)
 
 
-@softmax_cross_entropy.jvp_rule(keeps=("logits", "targets"))
+@softmax_cross_entropy.jvp_rule(keeps=("logits", "targets", "kept"))
 def _(
-    xp: Namespace, logits: Array, targets: Array, dlogits: Array, dtargets: Array, /, *, axis: int
+    xp: Namespace,
+    logits: Array,
+    targets: Array,
+    top: Array,
+    rest: Array,
+    dlogits: Array,
+    dtargets: Array,
+    /,
+    *,
+    axis: int,
 ) -> Array:
-    excess, log_probs = _excess(xp, logits, targets, axis)
+    excess, log_probs = _excess(xp, logits, targets, top, rest, axis)
     return xp.sum(excess * dlogits - zero_product(xp, dtargets, log_probs), axis=axis)
 
 
@@ -439,7 +456,7 @@ def softmax_cross_entropy_with_integer_labels(
     *,
     axis: int = -1,
     reduction: Reduction = "none",
-) -> Array:
+) -> tuple[Array, Array, Array]:
     """Compute the cross-entropy of the softmax of logits against integer labels.
 
     ``loss = -log(softmax(x)_k) = log(sum_j exp(x_j)) - x_k`` for each example, with x from `logits`
@@ -509,28 +526,47 @@ def softmax_cross_entropy_with_integer_labels(
     >>> print(f"{loss[1]:.4g}", f"{dlogits[1, 0]:.4g}")
     4.248e-18 -4.248e-18
     """
-    log_probs = log_softmax.body(xp, logits, axis=axis)
-    return nll_loss.body(xp, log_probs, labels, axis=axis, reduction=reduction)
+    log_probs, top, rest = log_softmax.body(xp, logits, axis=axis)
+    loss = nll_loss.body(xp, log_probs, labels, axis=axis, reduction=reduction)
+    return loss, top, rest
 
 
-@softmax_cross_entropy_with_integer_labels.vjp_rule(keeps=("logits", "labels"))
-def _(xp: Namespace, logits: Array, labels: Array, g: Array, /, *, axis: int) -> Array:
-    e = shifted_exp(xp, logits, axis)
+@softmax_cross_entropy_with_integer_labels.vjp_rule(keeps=("logits", "labels", "kept"))
+def _(
+    xp: Namespace,
+    logits: Array,
+    labels: Array,
+    top: Array,
+    rest: Array,
+    g: Array,
+    /,
+    *,
+    axis: int,
+) -> Array:
+    terms = exp_less(xp, logits, top).terms
+    # p - 1 at the label has no digit left when p is nearly 1. The sum of the other terms has them
+    # all: 1 - terms, which is exact near 1, makes up for the one maximum that is not in the rest.
+    others = rest + (1.0 - terms)
     mask = class_mask(xp, logits, labels, axis)
-    # p - 1 at the label has no digit left when p is nearly 1: sum the other terms instead, the
-    # maxima apart from the small ones, which would lose their digits beside them (10 ULP to 5).
-    sums, below = e.sums(xp, logits, axis), logits < e.top
-    ties = sums.ties - _pick(xp, mask & ~below, e.terms, axis)
-    rest = ties + _pick(xp, ~mask & below, e.terms, axis)
-    gradient = xp.where(mask, -rest, e.terms) / sums.all * insert_axis(g, axis)
+    gradient = xp.where(mask, -others, terms) / (1.0 + rest) * insert_axis(g, axis)
     return nan_where_no_class(xp, gradient, logits, labels, axis)
 
 
-@softmax_cross_entropy_with_integer_labels.jvp_rule(keeps=("logits", "labels"))
-def _(xp: Namespace, logits: Array, labels: Array, dlogits: Array, /, *, axis: int) -> Array:
+@softmax_cross_entropy_with_integer_labels.jvp_rule(keeps=("logits", "labels", "kept"))
+def _(
+    xp: Namespace,
+    logits: Array,
+    labels: Array,
+    top: Array,
+    rest: Array,
+    dlogits: Array,
+    /,
+    *,
+    axis: int,
+) -> Array:
     mask = class_mask(xp, logits, labels, axis)
     ahead = dlogits - _pick(xp, mask, dlogits, axis)
-    y = softmax.body(xp, logits, axis=axis)
+    y = exp_less(xp, logits, top).terms / (1.0 + rest)
     out = xp.squeeze(_pick(xp, ~mask, y * ahead, axis), axis=axis)
     return nan_where_no_class(xp, out, logits, labels, axis)
 

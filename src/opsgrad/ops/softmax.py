@@ -3,7 +3,14 @@
 from opsgrad._arrays import with_diagonal
 from opsgrad._op import op
 from opsgrad._typing import Array, Namespace
-from opsgrad.ops._rows import drop_axis, insert_axis, shifted_exp, sum_of_others
+from opsgrad.ops._rows import (
+    drop_axis,
+    exp_less,
+    insert_axis,
+    less_share,
+    shifted_exp,
+    sum_of_others,
+)
 
 
 @op
@@ -89,7 +96,7 @@ def _(xp: Namespace, y: Array, /) -> Array:
 
 
 @op
-def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
+def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> tuple[Array, Array, Array]:
     """Compute the logarithm of the softmax along an axis: scores to log-probabilities.
 
     ``y_i = x_i - log(sum_j exp(x_j))``
@@ -122,8 +129,9 @@ def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
     maxima [1]_. So an entry that dominates its slice keeps its digits, where ``d_i - log(sum)``
     gives 0. Largest error measured, results near underflow aside: 5 units in the last place.
 
-    The backward rule is ``dx_i = g_i - softmax(x)_i * sum_j g_j``, applied in two passes: the
-    second is what makes it exact at a dominant entry, where the two terms cancel.
+    The backward rule is ``dx_i = g_i - softmax(x)_i * sum_j g_j``. At a dominant entry, where the
+    two terms cancel, it is ``g_i * (1 - y_i) - y_i * (sum of g_j over j != i)``, where ``1 - y_i``
+    is the sum of the other probabilities.
 
     An entry of -inf beside finite ones has the value -inf, and its gradient is ``g_i``. A slice
     with NaN or +inf, or of nothing but -inf, is all NaN, in value and gradient. An empty axis gives
@@ -150,19 +158,18 @@ def log_softmax(xp: Namespace, x: Array, /, *, axis: int = -1) -> Array:
     -4.248e-18
     """
     e = shifted_exp(xp, x, axis)
-    return e.log_softmax(xp, e.sums(xp, x, axis))
+    rest = e.sums(xp, x, axis).rest
+    return e.log_softmax(xp, rest), e.top, rest
 
 
-@log_softmax.vjp_rule(keeps="x")
-def _(xp: Namespace, x: Array, g: Array, /, *, axis: int) -> Array:
-    y = softmax.body(xp, x, axis=axis)
-    z = g - y * xp.sum(g, axis=axis, keepdims=True)
-    return z - y * xp.sum(z, axis=axis, keepdims=True)  # exact at a dominant entry
+@log_softmax.vjp_rule(keeps=("x", "kept"))
+def _(xp: Namespace, x: Array, top: Array, rest: Array, g: Array, /, *, axis: int) -> Array:
+    return less_share(xp, g, x, exp_less(xp, x, top), rest, axis)
 
 
-@log_softmax.jvp_rule(keeps="x")
-def _(xp: Namespace, x: Array, dx: Array, /, *, axis: int) -> Array:
-    y = softmax.body(xp, x, axis=axis)
+@log_softmax.jvp_rule(keeps=("x", "kept"))
+def _(xp: Namespace, x: Array, top: Array, rest: Array, dx: Array, /, *, axis: int) -> Array:
+    y = exp_less(xp, x, top).terms / (1.0 + rest)
     h = dx - xp.sum(y * dx, axis=axis, keepdims=True)
     return h - xp.sum(y * h, axis=axis, keepdims=True)
 
@@ -174,7 +181,9 @@ def _(xp: Namespace, x: Array, /) -> Array:
 
 
 @op
-def logsumexp(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = False) -> Array:
+def logsumexp(
+    xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = False
+) -> tuple[Array, Array, Array]:
     """Compute the logarithm of a sum of exponentials along an axis: a smooth maximum.
 
     ``y = log(sum_j exp(x_j))``
@@ -234,16 +243,37 @@ def logsumexp(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = Fa
            [1. , 1. , 1. ]])
     """
     e = shifted_exp(xp, x, axis)
-    sums = e.sums(xp, x, axis)
-    finite = e.top + xp.log1p((sums.ties - 1.0) + sums.others)
-    return drop_axis(xp, xp.where(xp.isinf(e.top), e.top, finite), axis, keepdims)
+    rest = e.sums(xp, x, axis).rest
+    value = xp.where(xp.isinf(e.top), e.top, e.top + xp.log1p(rest))
+    return drop_axis(xp, value, axis, keepdims), e.top, rest
 
 
-@logsumexp.vjp_rule(keeps="x")
-def _(xp: Namespace, x: Array, g: Array, /, *, axis: int, keepdims: bool) -> Array:
-    return softmax.body(xp, x, axis=axis) * (g if keepdims else insert_axis(g, axis))
+@logsumexp.vjp_rule(keeps=("x", "kept"))
+def _(
+    xp: Namespace,
+    x: Array,
+    top: Array,
+    rest: Array,
+    g: Array,
+    /,
+    *,
+    axis: int,
+    keepdims: bool,
+) -> Array:
+    return exp_less(xp, x, top).terms * ((g if keepdims else insert_axis(g, axis)) / (1.0 + rest))
 
 
-@logsumexp.jvp_rule(keeps="x")
-def _(xp: Namespace, x: Array, dx: Array, /, *, axis: int, keepdims: bool) -> Array:
-    return xp.sum(softmax.body(xp, x, axis=axis) * dx, axis=axis, keepdims=keepdims)
+@logsumexp.jvp_rule(keeps=("x", "kept"))
+def _(
+    xp: Namespace,
+    x: Array,
+    top: Array,
+    rest: Array,
+    dx: Array,
+    /,
+    *,
+    axis: int,
+    keepdims: bool,
+) -> Array:
+    y = exp_less(xp, x, top).terms / (1.0 + rest)
+    return xp.sum(y * dx, axis=axis, keepdims=keepdims)

@@ -69,7 +69,7 @@ class Recipe:
 def _found(module: str, op: str, role: str) -> Callable[..., Any] | None:
     try:
         found = getattr(sys.modules.get(module) or importlib.import_module(module), op)
-        function: Callable[..., Any] = found.body if role == "value" else found.rule(role).function
+        function: Callable[..., Any] = found.whole(role).function
     except Exception:  # whatever goes by that name is no op with that rule
         return None
     return function

@@ -120,6 +120,23 @@ def test_the_number_of_threads_changes_nothing(
     assert all(one == found[0] for one in found)
 
 
+def test_a_pass_that_the_row_does_not_need_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh_engine(monkeypatch, 1)
+    passes: list[int] = []
+    run = long_row._Cut.run
+
+    def counted(cut: Any, kernel: int) -> None:
+        passes.append(cut.parts)
+        run(cut, kernel)
+
+    monkeypatch.setattr(long_row._Cut, "run", counted)
+    x = np.full(4 * PART, 3.0)
+    assert og.l2_norm(x) == 3.0 * np.sqrt(4 * PART)
+    assert passes.count(4) == 1
+    assert og.l2_norm(x * 2.0**1000) == 3.0 * np.sqrt(4 * PART) * 2.0**1000
+    assert passes.count(4) == 1 + 2
+
+
 @pytest.mark.parametrize("keepdims", [False, True])
 def test_shapes_are_the_callers(keepdims: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_engine(monkeypatch, 1)

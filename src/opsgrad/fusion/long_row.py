@@ -13,7 +13,7 @@ import numpy as np
 
 from opsgrad.fusion import threads
 from opsgrad.fusion.graph import OVER_ROWS, REDUCTIONS, Graph
-from opsgrad.fusion.program import Phase, Program, schedule
+from opsgrad.fusion.program import Guard, Phase, Program, schedule
 from opsgrad.fusion.trace import Input, Kind, Trace
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ _COMBINED = {"sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.r
 class Stage(NamedTuple):
     """A program that runs on the parts of a row; all arrays are numbered together.
 
-    First the inputs of the whole, then its outputs, then what its reductions give.
+    First the inputs of the whole, then its outputs, then numbers: what its reductions give.
     """
 
     program: Program
@@ -43,6 +43,8 @@ class Stage(NamedTuple):
     """The array that each of its outputs is."""
     reductions: tuple[str, ...]
     """How the first of its outputs, a number for each part, are combined."""
+    needed: int | None = None
+    """The array of the number that is 0 where the stage may be left out."""
 
 
 def stages(trace: Trace, inputs: Sequence[Input | None]) -> tuple[Stage, ...] | None:
@@ -71,12 +73,27 @@ class _Cutter:
         self.numbers = self.outputs + len(trace.outputs)
 
     def stages(self) -> "list[Stage]":
-        made = [self._of_phase(phase) for phase in self.program.phases]
+        made: list[Stage] = []
+        for phase in self.program.phases:
+            needed = None
+            if phase.guard is not None:
+                needed = self.numbers
+                made.append(self._of_guard(phase.guard))
+            made.append(self._of_phase(phase)._replace(needed=needed))
         rows = [n for n, kind in enumerate(self.trace.kinds) if kind is not Kind.TABLE]
         if rows:
             nodes = [self.trace.outputs[number] for number in rows]
             made.append(self._stage(nodes, [self.outputs + number for number in rows], ()))
         return made
+
+    def _of_guard(self, guard: Guard) -> Stage:
+        """Return the stage that finds a number that is 0 where what is guarded is not needed."""
+        graph = self.trace.graph
+        one, zero = graph.constant(1.0, graph.dtype), graph.constant(0.0, graph.dtype)
+        either = (one, zero) if guard.holds else (zero, one)
+        needed = graph.apply("where", (guard.condition, *either), graph.dtype)
+        self.numbers += 1
+        return self._stage([needed], [self.numbers - 1], ())
 
     def _of_phase(self, phase: Phase) -> Stage:
         nodes = self.trace.graph.nodes
@@ -136,17 +153,23 @@ class Compiled(NamedTuple):
         """Compute the row; `arrays` are inputs and outputs, contiguous, or None."""
         dtype = self.stages[0].program.graph.dtype
         length = max(a.size for a in arrays if a is not None)
-        totals = np.empty(sum(len(stage.reductions) for stage in self.stages), dtype)
+        numbers = np.zeros(self._most() - len(arrays), dtype)
         places = [0 if a is None else a.ctypes.data for a in arrays]
-        places += [totals[number:].ctypes.data for number in range(len(totals))]
-        known = 0
+        places += [numbers[count:].ctypes.data for count in range(len(numbers))]
         for stage, kernel in zip(self.stages, self.kernels, strict=True):
+            if stage.needed is not None and numbers[stage.needed - len(arrays)] == 0:
+                continue
             cut = _Cut(stage, places, length, dtype)
             cut.run(kernel)
-            for reduction, parts in zip(stage.reductions, cut.partial, strict=True):
+            for reduction, parts, place in zip(
+                stage.reductions, cut.partial, stage.targets, strict=False
+            ):
                 with np.errstate(all="ignore"):
-                    totals[known] = _COMBINED[reduction](parts)
-                known += 1
+                    numbers[place - len(arrays)] = _COMBINED[reduction](parts)
+
+    def _most(self) -> int:
+        """Return how many arrays there are, with the numbers."""
+        return 1 + max(place for stage in self.stages for place in stage.targets)
 
 
 class _Cut:

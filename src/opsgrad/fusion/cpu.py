@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opsgrad.fusion import direct, threads
+from opsgrad.fusion import direct, memory, threads
 from opsgrad.fusion.form import Form, Learnt
 from opsgrad.fusion.program import (
     SHORT,
@@ -198,6 +198,8 @@ class _Call:
             number for number, kind in enumerate(traced.kinds) if kind in (Kind.COLUMN, Kind.NUMBER)
         ]
         self.shapes = [shapes[kind] for kind in program.kinds]
+        large = any(memory.is_large(shape, task.dtype) for shape in self.shapes)
+        self.empty: Callable[..., Array] = memory.empty if large else np.empty
         strides: list[int] = []
         for number, kind in enumerate(self.kinds):
             output = number >= len(geometry.kinds)
@@ -253,7 +255,7 @@ class _Call:
         if not self.contiguous:
             pairs = zip(arrays, self.kinds, strict=False)
             arrays = tuple([_NOTHING if a is None else _contiguous(a, kind) for a, kind in pairs])
-        outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
+        outputs = [self.empty(shape, self.task.dtype) for shape in self.shapes]
         if self.outer > 1:
             self._run_parts((*arrays, *outputs))
         else:

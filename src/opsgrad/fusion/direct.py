@@ -34,7 +34,7 @@ MOST_ARRAYS = 16
 _ALIGNMENT = 128
 _HEAD = object.__basicsize__
 _FASTCALL = 0x80
-_EMPTY, _RETURN = 184, 76  # places in NumPy's table of functions
+_RETURN = 76  # PyArray_Return's place in NumPy's table of functions
 
 
 class Output(NamedTuple):
@@ -209,7 +209,7 @@ def _header() -> list[int | None]:
         _address(python.PyTuple_SetItem),
         _address(python.PyMem_RawMalloc),
         _address(python.PyMem_RawFree),
-        table[_EMPTY],
+        table[memory.EMPTY],
         table[_RETURN],
         _address(python.PyEval_SaveThread),
         _address(python.PyEval_RestoreThread),

@@ -35,7 +35,9 @@ MOST = 1 << 29
 VARIABLE = "MALLOC_TRIM_THRESHOLD_"
 """The C library's variable that says when memory is given back."""
 
-_EMPTY, _SET, _GET, _DEFAULT = 184, 304, 305, 306  # places in `numpy_table`
+EMPTY, SET, GET, DEFAULT = 184, 304, 305, 306
+"""Places in `numpy_table`: PyArray_Empty, PyDataMem_SetHandler, PyDataMem_GetHandler and
+PyDataMem_DefaultHandler."""
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -109,8 +111,8 @@ def _load() -> _Native:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(capsule))
     table = numpy_table()
     words = (ctypes.c_void_p * 5).from_address(python)
-    default = ctypes.c_void_p.from_address(table[_DEFAULT]).value
-    words[:] = [table[_EMPTY], table[_GET], table[_SET], default, id(capsule)]
+    default = ctypes.c_void_p.from_address(table[DEFAULT]).value
+    words[:] = [table[EMPTY], table[GET], table[SET], default, id(capsule)]
     arguments = (ctypes.c_int, ctypes.c_void_p, ctypes.py_object, ctypes.c_int)
     return _Native(address, ctypes.PYFUNCTYPE(ctypes.py_object, *arguments)(address))
 

@@ -109,13 +109,14 @@ def test_results_for_pytorch_too(x: Any) -> None:
 
 
 def test_small_results_are_numpys_own(x: Any) -> None:
-    table = x.reshape(-1, 64)
-    _, pull = og.vjp(og.prelu, table, np.full(64, 0.5, np.float32))
+    logits, labels = x.reshape(-1, 64), np.zeros(COUNT // 64, int)
+    loss_and_gradient = og.value_and_grad(og.softmax_cross_entropy_with_integer_labels)
     for _ in range(2):
-        by_table, by_slopes = pull(table)
-        assert [get_handler_name(one) for one in (by_table, by_slopes)] == [OURS, USUAL]
-        assert get_handler_name(og.relu(x[:-1])) == USUAL
-        assert get_handler_name(og.relu(x[-2::-1])) == USUAL
+        for given in (logits, logits[::-1]):
+            handlers = [get_handler_name(one) for one in loss_and_gradient(given, labels)]
+            assert handlers == [USUAL, OURS]
+        for small in (x[:-1], x[-2::-1]):
+            assert get_handler_name(og.relu(small)) == USUAL
     assert get_handler_name() == USUAL
     assert get_handler_name(np.empty_like(x)) == USUAL
 
@@ -363,7 +364,7 @@ def hammer(number: int, handler: Handler, until: Callable[[], bool], wrong: list
     while not until():
         rounds += 1
         mine = number * 1_000_000 + rounds
-        blocks = [handler.malloc(None, size * 4 * MIB) for size in (32, 33, 34)]
+        blocks = [handler.malloc(handler.context, size * 4 * MIB) for size in (32, 33, 34)]
         words = [ctypes.c_int64.from_address(block + 32) for block in blocks]
         for word in words:
             word.value = mine
@@ -371,7 +372,7 @@ def hammer(number: int, handler: Handler, until: Callable[[], bool], wrong: list
             if word.value != mine:
                 wrong.append(number)
             word.value = 0
-            handler.free(None, block, 1)  # who frees may have another size in mind
+            handler.free(handler.context, block, 1)  # who frees may have another size in mind
 
 
 @pytest.fixture
@@ -414,6 +415,24 @@ def test_results_of_threads_are_their_own() -> None:
     for worker in workers:
         worker.join()
     assert wrong == []
+
+
+def test_nobody_waits_for_the_pool() -> None:
+    """A forked child may lack the thread that has it."""
+    array = large()
+    place = address(array)
+    in_use = ctypes.c_int64.from_address(handler_of(array).context)
+    in_use.value = 1
+    try:
+        del array
+        assert mapped(place) == [False]
+        array = large()
+        assert get_handler_name(array) == OURS
+    finally:
+        in_use.value = 0
+    place = address(array)
+    del array
+    assert mapped(place) == [True]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")

@@ -10,7 +10,7 @@
   i64,                    ; 2  bytes of all of them
   [{blocks} x %block]     ; 3  the blocks, the oldest first
 }
-; PyDataMem_Handler: name, version, and context and functions of its allocator.
+; PyDataMem_Handler: name, version, and its allocator's context, here the pool, and functions.
 %handler = type { [127 x i8], i8, ptr, ptr, ptr, ptr, ptr }
 ; What Python fills in.
 %python = type {
@@ -23,7 +23,7 @@
 
 @pool = internal global %pool zeroinitializer
 @handler = global %handler {
-  [127 x i8] c"{name}", i8 1, ptr null, ptr @allocate, ptr @allocate_zeros, ptr @reallocate, ptr @release
+  [127 x i8] c"{name}", i8 1, ptr @pool, ptr @allocate, ptr @allocate_zeros, ptr @reallocate, ptr @release
 }
 @kind = constant [12 x i8] c"mem_handler\00"
 @python = global %python zeroinitializer
@@ -83,14 +83,14 @@ failed:
 
 ; -- the handler's functions ----------------------------------------------------------------------
 
-define internal ptr @allocate(ptr %context, i64 %bytes) {
+define internal ptr @allocate(ptr %pool, i64 %bytes) {
   %large = icmp uge i64 %bytes, {large}
   br i1 %large, label %look, label %small
 small:
   %plain = call ptr @malloc(i64 %bytes)
   ret ptr %plain
 look:
-  %kept = call ptr @take(i64 %bytes)
+  %kept = call ptr @take(ptr %pool, i64 %bytes)
   %found = icmp ne ptr %kept, null
   br i1 %found, label %again, label %new
 again:
@@ -109,23 +109,23 @@ ready:
   ret ptr %fresh
 short:
   ; What is kept must be in nobody's way.
-  call void @clear()
+  call void @clear(ptr %pool)
   %last = call ptr @malloc(i64 %bytes)
   ret ptr %last
 }
 
-define internal ptr @allocate_zeros(ptr %context, i64 %count, i64 %size) {
+define internal ptr @allocate_zeros(ptr %pool, i64 %count, i64 %size) {
   %zeros = call ptr @calloc(i64 %count, i64 %size)
   ret ptr %zeros
 }
 
-define internal ptr @reallocate(ptr %context, ptr %block, i64 %bytes) {
+define internal ptr @reallocate(ptr %pool, ptr %block, i64 %bytes) {
   %moved = call ptr @realloc(ptr %block, i64 %bytes)
   ret ptr %moved
 }
 
 ; NumPy says how many bytes the array has now, which need not be the block's.
-define internal void @release(ptr %context, ptr %block, i64 %claimed) {
+define internal void @release(ptr %pool, ptr %block, i64 %claimed) {
   %bytes = call i64 @malloc_usable_size(ptr %block)
   %large = icmp uge i64 %bytes, {large}
   %fits = icmp ule i64 %bytes, {most}
@@ -136,11 +136,11 @@ mark:
   %marked = icmp eq i32 %error, 0
   br i1 %marked, label %try, label %away
 try:
-  %entered = call i1 @enter()
+  %entered = call i1 @enter(ptr %pool)
   br i1 %entered, label %keep, label %away
 keep:
-  call void @put(ptr %block, i64 %bytes)
-  call void @leave()
+  call void @put(ptr %pool, ptr %block, i64 %bytes)
+  call void @leave(ptr %pool)
   ret void
 away:
   call void @free(ptr %block)
@@ -164,25 +164,25 @@ define internal i32 @advise(ptr %block, i64 %bytes, i32 %advice) {
 
 ; Whether the pool is the caller's now. Who does not get it does without, and never waits: the thread
 ; that has it may be one that a forked child lacks.
-define internal i1 @enter() {
-  %pair = cmpxchg ptr @pool, i64 0, i64 1 acquire monotonic
+define internal i1 @enter(ptr %pool) {
+  %pair = cmpxchg ptr %pool, i64 0, i64 1 acquire monotonic
   %entered = extractvalue { i64, i1 } %pair, 1
   ret i1 %entered
 }
 
-define internal void @leave() {
-  store atomic i64 0, ptr @pool release, align 8
+define internal void @leave(ptr %pool) {
+  store atomic i64 0, ptr %pool release, align 8
   ret void
 }
 
 ; Return a block that is large enough and at most an eighth too large, the one kept last; else null.
-define internal ptr @take(i64 %bytes) {
+define internal ptr @take(ptr %pool, i64 %bytes) {
   %eighth = lshr i64 %bytes, 3
   %limit = add i64 %bytes, %eighth
-  %entered = call i1 @enter()
+  %entered = call i1 @enter(ptr %pool)
   br i1 %entered, label %begin, label %nothing
 begin:
-  %count.at = getelementptr %pool, ptr @pool, i64 0, i32 1
+  %count.at = getelementptr %pool, ptr %pool, i64 0, i32 1
   %count = load i64, ptr %count.at
   br label %each
 each:
@@ -191,27 +191,27 @@ each:
   br i1 %over, label %none, label %one
 one:
   %number = sub i64 %left, 1
-  %size.at = getelementptr %pool, ptr @pool, i64 0, i32 3, i64 %number, i32 1
+  %size.at = getelementptr %pool, ptr %pool, i64 0, i32 3, i64 %number, i32 1
   %size = load i64, ptr %size.at
   %enough = icmp uge i64 %size, %bytes
   %close = icmp ule i64 %size, %limit
   %right = and i1 %enough, %close
   br i1 %right, label %found, label %each
 found:
-  %block = call ptr @remove(i64 %number)
-  call void @leave()
+  %block = call ptr @remove(ptr %pool, i64 %number)
+  call void @leave(ptr %pool)
   ret ptr %block
 none:
-  call void @leave()
+  call void @leave(ptr %pool)
   br label %nothing
 nothing:
   ret ptr null
 }
 
 ; Keep a block; the oldest ones go until there is room.
-define internal void @put(ptr %block, i64 %bytes) {
-  %count.at = getelementptr %pool, ptr @pool, i64 0, i32 1
-  %all.at = getelementptr %pool, ptr @pool, i64 0, i32 2
+define internal void @put(ptr %pool, ptr %block, i64 %bytes) {
+  %count.at = getelementptr %pool, ptr %pool, i64 0, i32 1
+  %all.at = getelementptr %pool, ptr %pool, i64 0, i32 2
   br label %look
 look:
   %all = load i64, ptr %all.at
@@ -219,12 +219,12 @@ look:
   %excess = icmp ugt i64 %with, {most}
   br i1 %excess, label %drop, label %add
 drop:
-  %oldest = call ptr @remove(i64 0)
+  %oldest = call ptr @remove(ptr %pool, i64 0)
   call void @free(ptr %oldest)
   br label %look
 add:
   %count = load i64, ptr %count.at
-  %to = getelementptr %pool, ptr @pool, i64 0, i32 3, i64 %count
+  %to = getelementptr %pool, ptr %pool, i64 0, i32 3, i64 %count
   store ptr %block, ptr %to
   %size.to = getelementptr %block, ptr %to, i64 0, i32 1
   store i64 %bytes, ptr %size.to
@@ -235,30 +235,30 @@ add:
 }
 
 ; Give all blocks back.
-define internal void @clear() {
-  %entered = call i1 @enter()
+define internal void @clear(ptr %pool) {
+  %entered = call i1 @enter(ptr %pool)
   br i1 %entered, label %look, label %end
 look:
-  %count.at = getelementptr %pool, ptr @pool, i64 0, i32 1
+  %count.at = getelementptr %pool, ptr %pool, i64 0, i32 1
   %count = load i64, ptr %count.at
   %over = icmp eq i64 %count, 0
   br i1 %over, label %empty, label %drop
 drop:
-  %oldest = call ptr @remove(i64 0)
+  %oldest = call ptr @remove(ptr %pool, i64 0)
   call void @free(ptr %oldest)
   br label %look
 empty:
-  call void @leave()
+  call void @leave(ptr %pool)
   br label %end
 end:
   ret void
 }
 
 ; Take a block out; those after it move up.
-define internal ptr @remove(i64 %number) {
-  %count.at = getelementptr %pool, ptr @pool, i64 0, i32 1
-  %all.at = getelementptr %pool, ptr @pool, i64 0, i32 2
-  %at = getelementptr %pool, ptr @pool, i64 0, i32 3, i64 %number
+define internal ptr @remove(ptr %pool, i64 %number) {
+  %count.at = getelementptr %pool, ptr %pool, i64 0, i32 1
+  %all.at = getelementptr %pool, ptr %pool, i64 0, i32 2
+  %at = getelementptr %pool, ptr %pool, i64 0, i32 3, i64 %number
   %block = load ptr, ptr %at
   %size.at = getelementptr %block, ptr %at, i64 0, i32 1
   %size = load i64, ptr %size.at
@@ -275,8 +275,8 @@ each:
   br i1 %more, label %move, label %end
 move:
   %next = add i64 %place, 1
-  %from = getelementptr %pool, ptr @pool, i64 0, i32 3, i64 %next
-  %to = getelementptr %pool, ptr @pool, i64 0, i32 3, i64 %place
+  %from = getelementptr %pool, ptr %pool, i64 0, i32 3, i64 %next
+  %to = getelementptr %pool, ptr %pool, i64 0, i32 3, i64 %place
   %moved = load %block, ptr %from
   store %block %moved, ptr %to
   br label %each

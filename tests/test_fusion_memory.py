@@ -166,11 +166,13 @@ def lazily_freed() -> int:
 def test_the_system_may_have_what_is_kept(x: Any) -> None:
     before = lazily_freed()
     y = og.relu(x)
-    assert lazily_freed() == before
+    assert lazily_freed() <= before
+    place = address(y)
     del y
     assert lazily_freed() >= before + 0.9 * memory.LARGE
     y = og.relu(x)
-    assert lazily_freed() == before
+    assert address(y) == place
+    assert lazily_freed() <= before
 
 
 def test_it_may_take_it_at_any_time(x: Any) -> None:
@@ -360,7 +362,7 @@ def handler_of(array: Any) -> Handler:
 
 
 def hammer(number: int, handler: Handler, until: Callable[[], bool], wrong: list[int]) -> None:
-    """Take memory and give it back, without the interpreter's lock, and see that it is one's own."""
+    """Take memory and give it back without the interpreter's lock; nobody else may write to it."""
     rounds = 0
     while not until():
         rounds += 1

@@ -1,7 +1,7 @@
 """Memory of large results, which is kept for the results that follow.
 
 The C library keeps blocks of up to 32 MiB. A larger one is mapped anew for each result, and the
-system clears it page by page as the kernel comes to it: relu of 32 MiB takes three times as long.
+system clears it page by page as the kernel comes to it: relu of 32 MiB takes twice as long.
 So what a large result leaves behind is kept for the next one of about its size. It is marked as
 free: the system takes such pages when memory runs short, and who writes to them then gets new ones.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opsgrad.fusion import direct, long_row, threads
+from opsgrad.fusion import direct, long_row, memory, threads
 from opsgrad.fusion.form import Form, Learnt
 from opsgrad.fusion.program import (
     SHORT,
@@ -247,6 +247,8 @@ class _Call:
             number for number, kind in enumerate(traced.kinds) if kind in (Kind.COLUMN, Kind.NUMBER)
         ]
         self.shapes = [shapes[kind] for kind in program.kinds]
+        large = any(memory.is_large(shape, task.dtype) for shape in self.shapes)
+        self.empty: Callable[..., Array] = memory.empty if large else np.empty
         strides: list[int] = []
         for number, kind in enumerate(self.kinds):
             output = number >= len(geometry.kinds)
@@ -302,16 +304,16 @@ class _Call:
         if not self.contiguous:
             pairs = zip(arrays, self.kinds, strict=False)
             arrays = tuple([_NOTHING if a is None else _contiguous(a, kind) for a, kind in pairs])
-        outputs = [np.empty(shape, self.task.dtype) for shape in self.shapes]
+        outputs = [self.empty(shape, self.task.dtype) for shape in self.shapes]
         if isinstance(self.kernel, long_row.Compiled):
             self.kernel.run((*arrays, *outputs))
         elif self.outer > 1:
             self._run_parts(self.kernel.address, (*arrays, *outputs))
         else:
             helpers, team, run, _ = threads.crew()
-            memory = threads.memory_of_thread(self.scratch) if self.scratch else None
+            scratch = threads.memory_of_thread(self.scratch) if self.scratch else None
             every = (*map(id, arrays), *map(id, outputs))
-            self.kernel.entry(self.block_at, run, team, helpers, memory, *every)
+            self.kernel.entry(self.block_at, run, team, helpers, scratch, *every)
         return self._result(outputs)
 
     @property

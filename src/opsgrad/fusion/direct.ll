@@ -42,7 +42,9 @@
   i64,                ; 14 word at which the arguments are described
   i64,                ; 15 word at which the outputs are described
   i64,                ; 16 the fewest rows for a thread; 0: the caller alone, which keeps the lock
-  i64                 ; 17 a bit for each output, set where its first axis is to be added up
+  i64,                ; 17 a bit for each output, set where its first axis is to be added up
+  i64,                ; 18 a bit for each output, set where its memory is to come from the pool
+  ptr                 ; 19 what makes these, as PyArray_Empty makes the others
 }
 ; An argument is described by the number of its data type, -1 for None; how many classes its labels
 ; name, or 0; the number of axes; shape; strides. An output by the address of its data type, its place
@@ -332,6 +334,12 @@ define private i1 @make(ptr %header, ptr %entry, ptr %outputs, ptr %pointers) {
   %word.at = getelementptr %entry, ptr %entry, i64 0, i32 15
   %word = load i64, ptr %word.at
   %first = getelementptr i64, ptr %entry, i64 %word
+  %usual.at = getelementptr %header, ptr %header, i64 0, i32 8
+  %usual = load ptr, ptr %usual.at
+  %bits.at = getelementptr %entry, ptr %entry, i64 0, i32 18
+  %bits = load i64, ptr %bits.at
+  %for.large.at = getelementptr %entry, ptr %entry, i64 0, i32 19
+  %for.large = load ptr, ptr %for.large.at
   br label %each
 each:
   %number = phi i64 [ 0, %0 ], [ %number.next, %made ]
@@ -343,7 +351,10 @@ one:
   %axes.at = getelementptr %description, ptr %description, i64 0, i32 2
   %axes = load i64, ptr %axes.at
   %shape = getelementptr %description, ptr %description, i64 1
-  %object = call ptr @empty(ptr %header, i64 %axes, ptr %shape, ptr %dtype)
+  %bits.left = lshr i64 %bits, %number
+  %large = trunc i64 %bits.left to i1
+  %maker = select i1 %large, ptr %for.large, ptr %usual
+  %object = call ptr @made(ptr %header, ptr %maker, i64 %axes, ptr %shape, ptr %dtype)
   %failed = icmp eq ptr %object, null
   br i1 %failed, label %drop, label %made
 made:
@@ -364,11 +375,16 @@ drop:
 }
 
 define private ptr @empty(ptr %header, i64 %axes, ptr %shape, ptr %dtype) {
-  call void @increase(ptr %header, ptr %dtype)
   %at = getelementptr %header, ptr %header, i64 0, i32 8
-  %function = load ptr, ptr %at
+  %maker = load ptr, ptr %at
+  %object = call ptr @made(ptr %header, ptr %maker, i64 %axes, ptr %shape, ptr %dtype)
+  ret ptr %object
+}
+
+define private ptr @made(ptr %header, ptr %maker, i64 %axes, ptr %shape, ptr %dtype) {
+  call void @increase(ptr %header, ptr %dtype)
   %axes.short = trunc i64 %axes to i32
-  %object = call ptr %function(i32 %axes.short, ptr %shape, ptr %dtype, i32 0)
+  %object = call ptr %maker(i32 %axes.short, ptr %shape, ptr %dtype, i32 0)
   ret ptr %object
 }
 

@@ -13,7 +13,6 @@ the table. Large tasks go to the team of `threads`, without the interpreter's lo
 import ctypes
 import functools
 import hashlib
-import importlib
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from opsgrad.fusion import threads
+from opsgrad.fusion import memory, threads
 from opsgrad.fusion.form import Form
 
 Call = Callable[..., Any]
@@ -35,7 +34,7 @@ MOST_ARRAYS = 16
 _ALIGNMENT = 128
 _HEAD = object.__basicsize__
 _FASTCALL = 0x80
-_EMPTY, _RETURN = 184, 76  # places in NumPy's table of functions, part of its binary interface
+_RETURN = 76  # PyArray_Return's place in NumPy's table of functions
 
 
 class Output(NamedTuple):
@@ -66,7 +65,7 @@ class Launch(NamedTuple):
 def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form: Form) -> Entry:
     """Return the entry for arrays like `inputs`, which are contiguous or None."""
     given = inputs[len(form.bound) :]
-    head = 18
+    head = 20
     arguments = [
         word
         for array, classes in zip(given, form.classes or (0,) * len(given), strict=True)
@@ -78,6 +77,8 @@ def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form
         for (shape, dtype, _), place in zip(outputs, places, strict=True)
         for word in (id(dtype), place, len(shape), *shape)
     ]
+    large = sum(memory.is_large(one.shape, one.dtype) << k for k, one in enumerate(outputs))
+    maker = memory.maker() if large else 0
     begin = head + len(launch.strides)
     size = begin + len(arguments) + len(results)
     words = [
@@ -99,6 +100,8 @@ def entry(launch: Launch, inputs: Sequence[Any], outputs: Sequence[Output], form
         begin + len(arguments),
         launch.grain,
         sum(one.parts << number for number, one in enumerate(outputs)),
+        large if maker else 0,
+        maker,
         *launch.strides,
         *arguments,
         *results,
@@ -196,10 +199,7 @@ def _load() -> _Native:
 def _header() -> list[int | None]:
     """Return the words that `direct.ll` calls the header."""
     python = ctypes.pythonapi
-    pointer = python.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    numpy = importlib.import_module("numpy._core._multiarray_umath")
-    table = ctypes.cast(pointer(numpy._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    table = memory.numpy_table()
     return [
         id(np.ndarray),
         id(None),
@@ -209,7 +209,7 @@ def _header() -> list[int | None]:
         _address(python.PyTuple_SetItem),
         _address(python.PyMem_RawMalloc),
         _address(python.PyMem_RawFree),
-        table[_EMPTY],
+        table[memory.EMPTY],
         table[_RETURN],
         _address(python.PyEval_SaveThread),
         _address(python.PyEval_RestoreThread),

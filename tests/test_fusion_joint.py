@@ -390,6 +390,16 @@ def test_arrays_may_have_any_name() -> None:
 
 @needs_llvmlite
 @pytest.mark.usefixtures("at_once")
+def test_a_residual_is_computed_where_it_is_kept() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 30))
+    og.log_softmax(x)
+    og.vjp(og.log_softmax, x)
+    outputs = [len(call.shapes) for one in compiled().values() for call in one._calls.values()]
+    assert sorted(outputs) == [1, 3]
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
 def test_a_reduced_loss_with_a_residual() -> None:
     @og.op
     def square(xp: Any, x: Any, /, *, axis: int = -1, reduction: Reduction = "none") -> Any:

@@ -154,6 +154,8 @@ def test_every_op(
     engines = og.which_backend(row.op, *put(cupy, arrays), **params).engines
     kernels = [role for role, words in engines.items() if words == "a CUDA kernel"]
     assert kernels[-3:] == ["vjp", "jvp", "value_and_grad"]
+    if row.op._body.residual:
+        kernels.append("forward")
     assert {name for name, *_ in history.launches} == {
         f"opsgrad_{row.name}_{role}" for role in kernels
     }
@@ -319,7 +321,8 @@ def test_other_sums_wait_for_the_maximum(
     [
         (og.softmax, "value", 2),
         (og.logsumexp, "value", 1),
-        (og.logsumexp, "vjp", 2),
+        (og.logsumexp, "forward", 1),
+        (og.logsumexp, "vjp", 1),
         (og.log_softmax, "value", 2),
         (og.softmax_cross_entropy, "value", 2),
         (og.softmax_cross_entropy_with_integer_labels, "value", 1),
@@ -333,7 +336,7 @@ def test_how_often_a_row_is_read(op: Any, role: str, reads: int) -> None:
     inputs = [_expected(task, name, Kind.ROW) for name in task.names]
     variant = cuda.Variant(
         tuple(one.kind for one in inputs),
-        tuple("int64" if one.dtype == np.int64 else "float32" for one in inputs) + ("float32",) * 2,
+        tuple("int64" if one.dtype == np.int64 else "float32" for one in inputs) + ("float32",) * 3,
         SHAPES["read again"][0],
         keep=False,
     )
@@ -421,6 +424,24 @@ def test_no_kernel_for_both_leaves_each_its_own(cupy: Any, history: Any) -> None
     assert len(history.launches) == 1
 
 
+def test_a_residual_is_not_rounded(cupy: Any, rng: np.random.Generator) -> None:
+    parameters = {"axis": -1, "keepdims": True}
+    task = Task(
+        og.logsumexp.body,
+        ("x",),
+        parameters,
+        np.dtype("f4"),
+        elementwise=False,
+        labels=frozenset(),
+        residual=True,
+    )
+    x = rng.standard_normal((3, 40)).astype(np.float16)
+    results = cuda.Fused(task, "kernel")(_gpu._launcher(0), put(cupy, (x,)), "float16")
+    assert [one.dtype for one in results] == ["float16", "float32", "float32"]
+    exact = og.logsumexp.body(np, x.astype(np.float64), **parameters)
+    np.testing.assert_allclose(results[2].get(), exact[2], rtol=1e-5)
+
+
 def test_a_reduced_loss_with_a_residual(cupy: Any, history: Any) -> None:
     @og.op
     def square(xp: Any, x: Any, /, *, axis: int = -1, reduction: Reduction = "none") -> Any:
@@ -437,7 +458,7 @@ def test_a_reduced_loss_with_a_residual(cupy: Any, history: Any) -> None:
         assert one[0] == 55.0
         np.testing.assert_array_equal(one[1], 2.0 * x)
     assert {name for name, *_ in history.launches} == {
-        f"opsgrad_square_{role}" for role in ("value", "vjp", "value_and_grad")
+        f"opsgrad_square_{role}" for role in ("forward", "vjp", "value_and_grad")
     }
 
 

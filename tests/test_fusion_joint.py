@@ -310,7 +310,7 @@ def test_small_arrays_run_as_apart_until_a_large_one_comes(monkeypatch: pytest.M
 def test_warmup_compiles_every_reduction(op: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_engine(monkeypatch)
     og.warmup(functools.partial(op, reduction="sum"))
-    assert len(compiled()) == 3
+    assert len(compiled()) == (4 if op._body.residual else 3)  # the value, with and without it
     og.warmup(op)
     kernels = [one for key, one in compiled().items() if key[3][0] == SEED]
     assert [one.task.parameters["reduction"] for one in kernels] == ["sum", "none", "mean"]
@@ -386,6 +386,16 @@ def test_arrays_may_have_any_name() -> None:
     for one, other in zip((value, *gradients), (x[0] * x[1], x[1], x[0]), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(scaled(x[0], x[1]), x[0] * x[1])
+
+
+@needs_llvmlite
+@pytest.mark.usefixtures("at_once")
+def test_a_residual_is_computed_where_it_is_kept() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 30))
+    og.log_softmax(x)
+    og.vjp(og.log_softmax, x)
+    outputs = [len(call.shapes) for one in compiled().values() for call in one._calls.values()]
+    assert sorted(outputs) == [1, 3]
 
 
 @needs_llvmlite

@@ -93,6 +93,56 @@ def test_residual(library: Target, rng: np.random.Generator) -> None:
     check_adjoint(swish, library, [x], rng, beta=2.0)
 
 
+@og.op
+def smooth_max(xp, x, /, *, axis: int = -1):
+    """log Σ exp x, keeping two numbers for each slice."""
+    top = xp.max(x, axis=axis, keepdims=True)
+    total = xp.sum(xp.exp(x - top), axis=axis, keepdims=True)
+    return xp.squeeze(top + xp.log(total), axis=axis), top, total
+
+
+@smooth_max.vjp_rule(keeps=("x", "kept"))
+def _(xp, x, top, total, g, /, *, axis):
+    return xp.exp(x - top) / total * xp.expand_dims(g, axis=axis)
+
+
+@smooth_max.jvp_rule(keeps=("kept", "x"))
+def _(xp, top, total, x, dx, /, *, axis):
+    return xp.sum(xp.exp(x - top) / total * dx, axis=axis)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_residual_of_several_arrays(library: Target, axis: int, rng: np.random.Generator) -> None:
+    x, g = 3.0 * rng.standard_normal((4, 5)), rng.standard_normal(4 if axis else 5)
+
+    def everything(x: Any, g: Any) -> Any:
+        y, pull = og.vjp(smooth_max, x, axis=axis)
+        return smooth_max(x, axis=axis), y, pull(g)[0]
+
+    value, again, gradient = library.run(everything, x, g)
+    np.testing.assert_allclose(value, og.logsumexp(x, axis=axis), rtol=1e-13)
+    np.testing.assert_array_equal(again, value)
+    expected = og.softmax(x, axis=axis) * np.expand_dims(g, axis)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+    check_adjoint(smooth_max, library, [x], rng, axis=axis)
+
+
+@pytest.mark.parametrize("returned", [0, 1, 3])
+def test_rule_that_takes_another_residual_than_the_body_returns(returned: int) -> None:
+    @og.op
+    def double(xp, x, /):
+        return (2.0 * x, *(x,) * returned) if returned else 2.0 * x
+
+    @double.vjp_rule(keeps="kept")
+    def _(xp, one, two, g, /):
+        return 2.0 * g
+
+    words = f"double: the vjp rule takes a residual of 2, but the body returns {returned} after"
+    with pytest.raises(og.RuleError, match=words):
+        og.vjp(double, np.ones(3))
+    np.testing.assert_array_equal(double(np.ones(3)), 2.0 * np.ones(3))
+
+
 def test_op_that_hands_out_its_input() -> None:
     @og.op
     def identity(xp, x, /):

@@ -56,7 +56,7 @@ KINDS = {
     "float64": SOME,
 }
 """What is compiled in each data type, for each chip."""
-APART, HEAVIEST = ("value", "vjp", "jvp"), ("vjp", JOINT)
+APART, HEAVIEST = ("value", "forward", "vjp", "jvp"), ("vjp", JOINT)
 ROLES = (*APART, JOINT)
 ESSENTIAL = (
     ("float32", 90, APART, tuple(one for one in KINDS["float32"] if one != "block, long")),
@@ -153,7 +153,9 @@ def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Ite
     if "axis" in complete:
         complete["axis"] = axis
     labels = frozenset(a.name for a in op.signature.arguments if a.role is Role.LABELS)
-    rules = [op._body, *(op.rule(role) for role in ("vjp", "jvp") if op.has_rule(role))]
+    rules = [op.whole("value"), *(op.rule(role) for role in ("vjp", "jvp") if op.has_rule(role))]
+    if op._body.residual:
+        rules.insert(1, op._body.forward)
     if op.has_rule("vjp"):
         rules.append(op._joint_rule((0,)))
     for rule in rules:
@@ -165,6 +167,7 @@ def tasks(op: Op[Any], parameters: dict[str, Any], dtype: str, axis: int) -> Ite
             elementwise=op.elementwise,
             labels=labels,
             numbers=frozenset({SEED}),
+            residual=rule.role == "forward",
         )
         if why_not(task) is None:
             yield rule.role, task
@@ -196,6 +199,9 @@ def _form(
         return without_axis(shape, task.parameters["axis"]), "int64"
     if name == "y":  # is kept before it is rounded
         return of_result, task.dtype.name
+    if name == "kept":  # one number for each row, as all ops here have it
+        place = len(shape) + task.parameters.get("axis", -1)
+        return (*shape[:place], 1, *shape[place + 1 :]), task.dtype.name
     if name == "cotangent":
         return of_result, dtype
     return shape[-1:] if name in ("alpha", "tangent of alpha") else shape, dtype

@@ -410,7 +410,7 @@ def _excess(
 ) -> tuple[Array, Array]:
     """Return ŷ·Σt - t, the gradient by the logits, and log ŷ, that by the targets negated."""
     e = exp_less(xp, logits, top)
-    return -less_share(xp, targets, logits, e, rest, axis), e.log_softmax(xp, rest)
+    return less_share(xp, -targets, logits, e, rest, axis), e.log_softmax(xp, rest)
 
 
 @softmax_cross_entropy.vjp_rule(keeps=("logits", "targets", "kept"))

@@ -663,6 +663,13 @@ def test_l1_norm_has_the_sign_for_its_gradient() -> None:
     agree(gradient_of(og.l1_norm, x, cotangent=g)[0], np.sign(x) * g[:, np.newaxis])
 
 
+def test_l1_norm_has_a_gradient_where_the_sum_overflows() -> None:
+    x = np.array([[1e308, -1e308, 0.0], [np.inf, 1.0, 2.0], [1.0, -2.0, np.nan]])
+    with np.errstate(all="ignore"):
+        gradient = gradient_of(og.l1_norm, x, cotangent=np.ones(3))[0]
+    np.testing.assert_array_equal(gradient, [[1.0, -1.0, 0.0], [np.nan] * 3, [np.nan] * 3])
+
+
 def test_l2_norm_has_the_unit_vector_for_its_gradient() -> None:
     x, g = random(4, 5), random(4, 1, seed=1)
     norm = np.sqrt((x**2).sum(axis=-1, keepdims=True))

@@ -325,6 +325,15 @@ def squares() -> Any:
 
 
 @pytest.mark.usefixtures("op_by_op")
+def test_the_gradient_of_a_norm_whose_inverse_is_subnormal() -> None:
+    """XLA multiplies by inverses, and takes subnormal ones for zero."""
+    for dtype, huge in (("float32", 2.0**125), ("float64", 2.0**1021)):
+        x = jnp.asarray([3.0 * huge, -4.0 * huge], dtype=dtype)
+        y, pull = og.vjp(og.l2_norm, x)
+        assert float(y) == 5.0 * huge
+        np.testing.assert_allclose(pull(jnp.ones_like(y))[0], [0.6, -0.8], rtol=1e-6)
+
+
 def test_a_rule_that_keeps_the_residual() -> None:
     op = squares()
     op.vjp_rule(keeps="kept")(lambda xp, slope, g, /: slope * g[..., None])

@@ -39,8 +39,7 @@ def _euclidean(xp: Namespace, x: Array, axis: int) -> Array:
     small, large = total < least, ~(total < math.inf)  # large, if NaN
     lift = _lift(xp, small, large, total)
     again = _sum_of_squares(xp, x * lift, axis)
-    # The factor is a power of two, chosen and not divided by: XLA flushes subnormal inverses.
-    return xp.sqrt(xp.where(small | large, again, total)) * _lift(xp, large, small, total)
+    return xp.sqrt(xp.where(small | large, again, total)) / lift
 
 
 def _sum_of_squares(xp: Namespace, x: Array, axis: int) -> Array:
@@ -227,7 +226,8 @@ def lp_norm(
     Notes
     -----
     A power of two near the largest magnitude is divided out first [1]_ (for p from 48 in float32,
-    480 in float64, the largest magnitude itself), so that no power overflows and not all underflow.
+    480 in float64, the largest magnitude itself), so that no power overflows and not all underflow;
+    for p = 2 see `l2_norm`.
     Largest error measured, in units in the last place: 4.5 for p >= 1, 8.5 for p from 1/2 to 1,
     about 4/p below.
 
@@ -374,9 +374,9 @@ def l2_norm(xp: Namespace, x: Array, /, *, axis: int = -1, keepdims: bool = Fals
 
     Notes
     -----
-    A power of two near the largest magnitude is divided out first, and multiplied back [1]_: no
-    square overflows or is lost by underflow unless it is negligible. Largest error measured: 2.3
-    units in the last place.
+    Where the sum of squares overflows, or is so small that squares may have been lost by underflow,
+    it is taken again of entries times a power of two, which is divided out of its root [1]_.
+    Largest error measured: 2.3 units in the last place.
 
     The backward rule is ``dx_i = g * x_i / y``; largest error measured: 3.5 units. At the zero
     vector the gradient is 0, the subgradient of the smallest norm, where ``x / y`` as written is

@@ -84,6 +84,11 @@ def test_errors_are_counted_as_the_suite_counts_them(rng: np.random.Generator) -
 def test_errors_that_are_not_numbers() -> None:
     right = exact(TABLE["sigmoid"], [np.array([0.0, 1.0, 2.0])], {}).value
     assert errors(np.array([0.5, np.nan, np.inf]), right).tolist() == [0.0, np.inf, np.inf]
+    nan, inf = np.nan, np.inf
+    for got, number in (([1.0, nan], [1.0, 2.0]), ([1.0, 2.0], [1.0, nan]), ([inf], [-inf])):
+        assert errors_in_ulp(np.array(got), np.array(number), np.ones(len(got))) == inf
+    same = np.array([nan, inf, -inf, 1.0])
+    assert errors_in_ulp(same, same, np.ones(4)) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Memory of large results: kept for later ones, bounded, and the system may have it back."""
 
+import contextlib
 import copy
 import ctypes
+import functools
 import gc
 import os
 import pickle
@@ -42,7 +44,24 @@ OURS, USUAL = "opsgrad", "default_allocator"
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_engine(monkeypatch)
     gc.collect()
-    # Nothing fits beside this one, and no test asks for as much.
+    fill()
+
+
+def apart(test: Callable[[], None]) -> Callable[[], None]:
+    """Have a test run in a process without the threads and the memory of other libraries."""
+    name, here = test.__name__, str(Path(__file__).parent)
+    code = f"import {__name__} as tests; tests.fill(); tests.{name}.__wrapped__()"
+
+    @functools.wraps(test)
+    def passes() -> None:
+        path = os.pathsep.join([here, *filter(None, sys.path)])
+        run(code, PYTHONPATH=path, PYTHONWARNINGS="ignore:.*multi-threaded:DeprecationWarning")
+
+    return passes
+
+
+def fill() -> None:
+    """Have the pool full: nothing fits beside this block, and no test asks for as much."""
     large(memory.MOST // 4 - 2048)
 
 
@@ -138,6 +157,7 @@ def test_a_block_is_taken_if_it_is_not_much_too_large(kept: int, wanted: int, ta
     assert mapped(place) == [True]
 
 
+@apart
 def test_there_is_a_limit_and_the_oldest_goes_first() -> None:
     arrays = [large(33 * MIB) for _ in range(20)]
     places = [address(array) for array in arrays]
@@ -378,9 +398,9 @@ def hammer(number: int, handler: Handler, until: Callable[[], bool], wrong: list
             handler.free(handler.context, block, 1)  # who frees may have another size in mind
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def hammering() -> Iterator[list[int]]:
-    """Return what goes wrong while four threads take memory and give it back."""
+    """Yield what goes wrong while four threads take memory and give it back."""
     wrong: list[int] = []
     handler = handler_of(large())
     stop = threading.Event()
@@ -397,9 +417,10 @@ def hammering() -> Iterator[list[int]]:
     sys.setswitchinterval(before)
 
 
-def test_no_block_has_two_owners(hammering: list[int]) -> None:
-    time.sleep(2)
-    assert hammering == []
+def test_no_block_has_two_owners() -> None:
+    with hammering() as wrong:
+        time.sleep(2)
+    assert wrong == []
 
 
 def test_results_of_threads_are_their_own() -> None:
@@ -430,6 +451,7 @@ def child(work: Callable[[], bool]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+@apart
 def test_a_child_does_not_wait_for_a_thread_that_it_lacks() -> None:
     array = large()
     in_use = ctypes.c_int64.from_address(handler_of(array).context)
@@ -447,17 +469,18 @@ def test_a_child_does_not_wait_for_a_thread_that_it_lacks() -> None:
         in_use.value = 0
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_forked_children_have_memory_too(hammering: list[int]) -> None:
+@apart
+def test_forked_children_have_memory_too() -> None:
     def work() -> bool:
         arrays = [large() for _ in range(3)]
         for number, array in enumerate(arrays):
             array[::4096] = number
         return all((array[::4096] == number).all() for number, array in enumerate(arrays))
 
-    for _ in range(20):
-        assert child(work) == 0
-    assert hammering == []
+    with hammering() as wrong:
+        for _ in range(20):
+            assert child(work) == 0
+    assert wrong == []
 
 
 EXIT = """

@@ -149,9 +149,9 @@ class Plan:
         # The numbers of the arguments that a VJP rule returns a gradient for.
         self.slopes = [n for n, one in enumerate(every) if one.argument.differentiable]
         self._taken_in: Any = None
-        # What runs the body, by role, and the rules, by function.
+        # What runs the body, by role, and the rules, by role and function.
         self._ready: dict[Any, Callable[..., Any]] = {}
-        # Those that take arrays in half precision as they are, by function.
+        # Those that take arrays in half precision as they are, by role and function.
         self._narrows: dict[Any, Narrow | None] = {}
         # Those that return value and gradients together, by the arrays to differentiate by.
         self._joint: dict[tuple[int, ...], Callable[..., Any]] = {}
@@ -197,17 +197,18 @@ class Plan:
         """Return a kernel that takes arrays in half precision as they are, if they are in it."""
         if self.result == self.compute:
             return None
-        if rule.function in self._narrows:
-            return self._narrows[rule.function]
+        key = rule.role, rule.function
+        if key in self._narrows:
+            return self._narrows[key]
         kernel = self.kernel(rule)
         narrow = kernel.narrow if isinstance(kernel, Kernel) else None
         if kernel:  # else the backend is to be asked again
-            self._narrows[rule.function] = narrow
+            self._narrows[key] = narrow
         return narrow
 
     def _run(self, rule: Rule, arrays: tuple[Any, ...]) -> Any:
-        function = rule.function
-        return (self._ready.get(function) or self._prepare(rule, function))(*arrays)
+        key = rule.role, rule.function
+        return (self._ready.get(key) or self._prepare(rule, key))(*arrays)
 
     def _prepare(self, rule: Rule, key: Any) -> Callable[..., Any]:
         """Return what runs a body or rule on arrays alone, and keep it for the calls to come."""

@@ -140,6 +140,8 @@ def least_bytes(case: Case) -> int:
     elif case.role == LOSS:
         moved = [*op.array_names, floats[0]]
     else:
-        moved = [*op.rule("vjp").keeps, "cotangent", *floats]
+        # Residuals, of a few numbers for each row, are not counted.
+        kept = [name for name in op.rule("vjp").keeps if name != "kept"]
+        moved = [*kept, "cotangent", *floats]
     forms = [array_form(case, name) for name in moved]
     return sum(math.prod(shape) * SIZES[dtype] for shape, dtype in forms)

@@ -22,7 +22,7 @@ from opsgrad.fusion.program import (
     with_picks,
 )
 from opsgrad.fusion.tables import Geometry, Task, inputs_of, nested, shapes_of, table_of, trace_of
-from opsgrad.fusion.trace import Kind, Trace, UntraceableError
+from opsgrad.fusion.trace import Input, Kind, Trace, UntraceableError
 
 Array = np.ndarray[Any, Any]
 
@@ -48,7 +48,7 @@ class Whole(NamedTuple):
     """It, and the team, as a function of NumPy's own objects."""
 
 
-Kernel = Whole | long_row.Compiled
+Kernel = Whole | long_row.Staged
 Compiled = tuple[Program, Kernel, Trace]
 
 
@@ -136,24 +136,12 @@ class Fused:
         return self._cuts[geometry.kinds]
 
     def _compile_cut(self, geometry: Geometry) -> Compiled | None:
-        from opsgrad.fusion import compiler
-
         traced, picked = self._traced(geometry)
         stages = long_row.stages(picked, inputs_of(self.task, geometry.kinds))
         if stages is None:
             return None
-        width = WIDTH[self.task.dtype]
-
-        def kernel(stage: long_row.Stage) -> int:
-            def text() -> str:
-                from opsgrad.fusion.llvm import Printer
-
-                return Printer(stage.program, stage.inputs, width).print()
-
-            key = f"{stage.program.key}\n{stage.inputs}\n{self.task.dtype} {width} along"
-            return compiler.load(key, text)
-
-        cut = long_row.Compiled(stages, tuple(map(kernel, stages)))
+        kernels = [self._load(stage.program, stage.inputs, "along")[0] for stage in stages]
+        cut = long_row.Staged(stages, tuple(kernels))
         return schedule(picked, scratch=False), cut, traced
 
     def _traced(self, geometry: Geometry) -> tuple[Trace, Trace]:
@@ -164,31 +152,35 @@ class Fused:
         return traced, with_picks(in_parts(traced.summed() if reduces else traced))
 
     def _compile(self, geometry: Geometry, roomy: bool) -> Compiled:
-        from opsgrad.fusion import compiler
-
         inputs = inputs_of(self.task, geometry.kinds)
         traced, picked = self._traced(geometry)
         program = schedule(picked, scratch=roomy)
-        width = WIDTH[self.task.dtype]
-
         tiled = not program.scratch and _paged(geometry, self.task.dtype.itemsize)
+        way = "across" if geometry.across else "flat" if geometry.flat else "along"
+        kernel, call = self._load(program, inputs, "tiled" if tiled else way)
+        count = len(inputs) + len(program.outputs)
+        pointer = ctypes.c_void_p
+        entry = ctypes.CFUNCTYPE(None, *[pointer] * 3, ctypes.c_int64, *[pointer] * (1 + count))
+        return program, Whole(kernel, entry(call)), traced
+
+    def _load(self, program: Program, inputs: Sequence[Input | None], way: str) -> tuple[int, ...]:
+        """Return the addresses of a program's kernel and of its entry; `way` is how it is laid."""
+        from opsgrad.fusion import compiler
+
+        width = WIDTH[self.task.dtype]
 
         def text() -> str:
             from opsgrad.fusion.across import StripPrinter, TilePrinter
             from opsgrad.fusion.llvm import Printer
 
-            if geometry.across:
-                return (TilePrinter if tiled else StripPrinter)(program, inputs, width).print()
-            return Printer(program, inputs, width, flat=geometry.flat).print()
+            if way == "across":
+                return StripPrinter(program, inputs, width).print()
+            if way == "tiled":
+                return TilePrinter(program, inputs, width).print()
+            return Printer(program, inputs, width, flat=way == "flat").print()
 
-        way = "across" if geometry.across else "flat" if geometry.flat else "along"
-        way = "tiled" if tiled else way
-        key = f"{program.key}\n{inputs}\n{self.task.dtype} {width} {way}"
-        kernel, call = compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
-        count = len(inputs) + len(program.outputs)
-        pointer = ctypes.c_void_p
-        entry = ctypes.CFUNCTYPE(None, *[pointer] * 3, ctypes.c_int64, *[pointer] * (1 + count))
-        return program, Whole(kernel, entry(call)), traced
+        key = f"{program.key}\n{list(inputs)}\n{self.task.dtype} {width} {way}"
+        return compiler.load_all(key, text, (compiler.KERNEL, compiler.CALL))
 
 
 def _rows_at_once(task: Task, geometry: Geometry) -> int:
@@ -305,7 +297,7 @@ class _Call:
             pairs = zip(arrays, self.kinds, strict=False)
             arrays = tuple([_NOTHING if a is None else _contiguous(a, kind) for a, kind in pairs])
         outputs = [self.empty(shape, self.task.dtype) for shape in self.shapes]
-        if isinstance(self.kernel, long_row.Compiled):
+        if isinstance(self.kernel, long_row.Staged):
             self.kernel.run((*arrays, *outputs))
         elif self.outer > 1:
             self._run_parts(self.kernel.address, (*arrays, *outputs))
@@ -329,7 +321,7 @@ class _Call:
         flat = self.single or self.structure == tuple(range(len(self.shapes)))
         if not (flat and self.outer == 1 and self._as_they_are(arrays)):
             return None
-        if isinstance(self.kernel, long_row.Compiled):
+        if isinstance(self.kernel, long_row.Staged):
             return None
         if form.shapes and not self._has_shapes(form.shapes):
             return None

@@ -143,7 +143,7 @@ class _Cutter:
         return self.trace.graph.dtype if given is None else given.dtype
 
 
-class Compiled(NamedTuple):
+class Staged(NamedTuple):
     """The stages of a program, and the addresses of their kernels."""
 
     stages: tuple[Stage, ...]
